@@ -1,0 +1,160 @@
+"""A batch: many tasks, one agent, every row accounted for.
+
+Belongs here: concurrency, resumption, progress and the report. Does not belong here: one
+conversation (`loop.py`), or whether the batch may start (`admission.py`).
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from agent_pipelines.agents import answers
+from agent_pipelines.agents.answers import Batch
+from agent_pipelines.agents.journal import Journal
+from agent_pipelines.agents.loop import Answer, converse
+from agent_pipelines.agents.model import Model
+from agent_pipelines.agents.spec import AgentSpec
+from agent_pipelines.agents.tasks import Task
+from agent_pipelines.agents.tools import Toolbox, ToolSession
+
+logger = logging.getLogger(__name__)
+
+#: Called after every answer with (done, total, outcome counts).
+Progress = Callable[[int, int, Mapping[str, int]], None]
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What a batch came to. Counts, citations and latencies are of all its answers; seconds and
+    tokens are what this run of it spent."""
+
+    batch_id: str
+    tasks: int
+    resumed: int
+    """Answers that an earlier run of the batch had left."""
+    outcomes: Mapping[str, int]
+    citations: int
+    citations_not_retrieved: int
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    latency_p50: float
+    latency_p95: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Completion tokens per second of this run."""
+        return self.completion_tokens / self.seconds if self.seconds else 0.0
+
+
+async def run_batch(
+    spec: AgentSpec,
+    tasks: Sequence[Task],
+    *,
+    batch: Batch,
+    model: Model,
+    tools: ToolSession | None,
+    engine: Engine,
+    progress: Progress = lambda _done, _total, _outcomes: None,
+) -> BatchReport:
+    """Answer every task that has no answer yet, then close the batch.
+
+    Cut off at any instant, by Ctrl-C or kill -9, it continues where it was when it is opened and
+    run again: answered tasks are not repeated, begun conversations go on from their journal.
+
+    Raises:
+        UserError: the agent's tools do not fit its tool server.
+        ToolTransportError: the tool server does not answer at the start.
+    """
+    started = time.perf_counter()
+    prompt_tokens = completion_tokens = 0
+    try:
+        toolbox = await Toolbox.open(spec, tools)
+        finished = await asyncio.to_thread(answers.answered_ids, engine, batch.batch_id)
+        counts = await asyncio.to_thread(answers.outcomes, engine, batch.batch_id)
+        journal = Journal(engine, batch.batch_id)
+        waiting = iter([task for task in tasks if task.task_id not in finished])
+
+        async def work() -> None:
+            nonlocal prompt_tokens, completion_tokens
+            for task in waiting:
+                answer = await _answer(spec, task, model=model, toolbox=toolbox, journal=journal)
+                await asyncio.to_thread(answers.record_answer, engine, batch, answer)
+                counts[answer.outcome] += 1
+                prompt_tokens += answer.prompt_tokens
+                completion_tokens += answer.completion_tokens
+                progress(counts.total(), len(tasks), dict(counts))
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(spec.concurrency):
+                group.create_task(work())
+        await asyncio.to_thread(answers.finish_batch, engine, batch.batch_id, tasks=len(tasks))
+    except BaseException:
+        # Ctrl-C included. After kill -9 the row stays `running`, which opens again just the same.
+        answers.stop_batch(engine, batch.batch_id)
+        raise
+    seconds = time.perf_counter() - started
+    whole = await asyncio.to_thread(_Whole.of, engine, batch.batch_id)
+    return BatchReport(
+        batch_id=batch.batch_id,
+        tasks=len(tasks),
+        resumed=len(finished),
+        outcomes=counts,
+        citations=whole.citations,
+        citations_not_retrieved=whole.citations_not_retrieved,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        seconds=seconds,
+        latency_p50=whole.latency(0.50),
+        latency_p95=whole.latency(0.95),
+    )
+
+
+async def _answer(
+    spec: AgentSpec, task: Task, *, model: Model, toolbox: Toolbox, journal: Journal
+) -> Answer:
+    try:
+        history = await asyncio.to_thread(journal.read, task.task_id)
+        return await converse(
+            spec,
+            task,
+            model=model,
+            toolbox=toolbox,
+            record=journal.recorder(task.task_id, following=len(history)),
+            history=history,
+        )
+    except SQLAlchemyError:
+        # Without the state database no row can be accounted for: the batch stops, resumable.
+        raise
+    except Exception as error:  # a row never sinks the batch, not even by a bug of ours
+        logger.exception("task %s failed unexpectedly", task.task_id)
+        return Answer(task.task_id, "model", error=f"unexpected {type(error).__name__}: {error}")
+
+
+@dataclass
+class _Whole:
+    """All answers of a batch, earlier runs included."""
+
+    citations: int = 0
+    citations_not_retrieved: int = 0
+    latencies: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, engine: Engine, batch_id: str) -> "_Whole":
+        whole = cls()
+        for answer in answers.read_answers(engine, batch_id):
+            whole.citations += len(answer.citations)
+            whole.citations_not_retrieved += sum(not c.retrieved for c in answer.citations)
+            whole.latencies.append(answer.seconds)
+        whole.latencies.sort()
+        return whole
+
+    def latency(self, quantile: float) -> float:
+        rank = math.ceil(quantile * len(self.latencies)) - 1
+        return self.latencies[max(0, rank)]

@@ -1,0 +1,108 @@
+"""What an agent is: the part of it that a person writes in YAML.
+
+Belongs here: fields, their meaning and their limits. Does not belong here: where its model and
+tools are (resources) or how its turns are put to the model (`modes.py`).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from agent_pipelines.agents.schemas import check_output_schema
+
+#: Tools of the search tool server that read one index: theirs is the agent's, never the model's.
+INDEX_TOOLS = ("search", "fetch")
+
+_ANSWER_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"answer": {"type": "string", "minLength": 1}},
+    "required": ["answer"],
+}
+
+
+class Limits(BaseModel):
+    """What one task may cost before it is given up, recorded and left behind."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    turns: int = Field(default=4, ge=1, description="Replies asked of the model.")
+    tool_calls: int = Field(default=4, ge=0, description="Tool calls sent.")
+    completion_tokens: int = Field(default=512, ge=16, description="Length of one reply.")
+    seconds: float = Field(default=300.0, gt=0, description="Time for the whole task.")
+    tool_result_characters: int = Field(
+        default=8000, ge=200, description="What is kept of one tool result; the rest is cut."
+    )
+
+
+class AgentFields(BaseModel):
+    """Instructions, tools, limits, output schema and what to do when the index is not true."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    instructions: str = Field(min_length=1, description="The system prompt.")
+    tool_calls: Literal["native", "structured"] = Field(
+        default="native",
+        description="native: the model server parses tool calls. structured: a grammar forces "
+        "well-formed calls, for models that have no tool parser.",
+    )
+    tools: tuple[str, ...] = Field(default=(), description="Tools it may call; no others exist.")
+    bound_arguments: Mapping[str, Mapping[str, Any]] = Field(
+        default_factory=dict,
+        description="Per tool, arguments fixed here: the model neither sees nor sets them.",
+    )
+    must_consult: bool | None = Field(
+        default=None,
+        description="Call a tool with success before answering. Default: in structured mode, yes.",
+    )
+    output_schema: dict[str, Any] = Field(
+        default_factory=lambda: dict(_ANSWER_SCHEMA),
+        description="JSON Schema of the output, an object; citations are added to it.",
+    )
+    limits: Limits = Limits()
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    concurrency: int = Field(default=8, ge=1, description="Tasks at once.")
+    index: str | None = Field(default=None, description="The index its search tools read.")
+    on_stale_index: Literal["block", "label"] = Field(
+        default="block",
+        description="When the index is not shown to be true: start no batch, or start it and "
+        "label every answer.",
+    )
+
+    @field_validator("output_schema")
+    @classmethod
+    def _output_schema_is_usable(cls, schema: dict[str, Any]) -> dict[str, Any]:
+        return check_output_schema(schema)
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        if len(set(self.tools)) != len(self.tools):
+            raise ValueError(f"tools names one twice: {', '.join(self.tools)}")
+        unknown = set(self.bound_arguments) - set(self.tools)
+        if unknown:
+            raise ValueError(f"bound_arguments names tools not in tools: {sorted(unknown)}")
+        if self.index is None and set(self.tools) & set(INDEX_TOOLS):
+            raise ValueError("tools has search or fetch, so index must name the index they read")
+        if self.must_consult and not self.tools:
+            raise ValueError("must_consult needs at least one tool in tools")
+        if self.consults and (self.limits.turns < 2 or self.limits.tool_calls < 1):
+            raise ValueError("an agent that must consult a tool needs turns >= 2, tool_calls >= 1")
+        return self
+
+    @property
+    def consults(self) -> bool:
+        """Whether an answer is admitted only after a tool was called with success."""
+        if self.must_consult is None:
+            return self.tool_calls == "structured" and bool(self.tools)
+        return self.must_consult
+
+    def bound(self, tool: str) -> dict[str, Any]:
+        """Arguments of ``tool`` that this agent fixes; an index tool reads the agent's index."""
+        own = dict(self.bound_arguments.get(tool, {}))
+        return own | {"index": self.index} if tool in INDEX_TOOLS else own
+
+
+class AgentSpec(AgentFields):
+    """An agent with its name, which in YAML is the name of its folder."""
+
+    name: str = Field(min_length=1, max_length=200)

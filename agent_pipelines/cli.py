@@ -1,0 +1,261 @@
+"""The command line: `agent-pipelines run | dev | sync | search | batch | status | doctor | tools`.
+
+Belongs here: arguments, exit codes and what a program reads. Does not belong here: what a command
+does (`commands/`), or anything a Dagster run or a sensor would need too.
+
+Exit codes: 0 done and true; 1 something is false or failed; 2 a person must change something, or
+`status` cannot tell; 130 interrupted.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from agent_pipelines.errors import UserError
+from agent_pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    from agent_pipelines.session import Session
+
+app = typer.Typer(
+    help="Vector indexes that prove they are true, and batches of LLM agents that rely on them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+tools_app = typer.Typer(help="Run an MCP tool server.", no_args_is_help=True)
+app.add_typer(tools_app, name="tools")
+
+#: For people. Standard output is for results, so that `--json` can be read by a program.
+console = Console(stderr=True)
+
+Assets = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of indexes and agents, instead of the packaged one.",
+        envvar="AGENT_PIPELINES_ASSETS",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.")]
+IndexName = Annotated[str, typer.Argument(help="Name of the index: its folder's name.")]
+
+
+@contextmanager
+def _session(assets: Path | None) -> Iterator["Session"]:
+    from agent_pipelines.session import open_session
+
+    with open_session(Settings(), assets) as session:
+        yield session
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, default=str, indent=2))
+
+
+def _finish_jobs(results: list[Any], as_json: bool) -> None:
+    from agent_pipelines.commands import jobs
+
+    if as_json:
+        _print_json(
+            {
+                "ok": all(r.ok for r in results),
+                "indexes": {r.name: r.as_json() for r in results if r.kind == "index"},
+                "agents": {r.name: r.as_json() for r in results if r.kind == "agent"},
+            }
+        )
+    else:
+        jobs.show(Console(), results)
+    if not all(r.ok for r in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(assets: Assets = None, as_json: Json = False) -> None:
+    """Do everything once: bring up what it takes, sync and check every index, run every agent.
+
+    With `--json`: per index `listed`, `changed`, `embedded`, `deleted` and its checks; per agent
+    its `outcomes`.
+    """
+    from agent_pipelines.commands import jobs
+
+    with _session(assets) as session:
+        results = jobs.run_everything(session, console)
+    _finish_jobs(results, as_json)
+
+
+@app.command()
+def dev(
+    assets: Assets = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port of the Dagster UI; default: one that is free.")
+    ] = None,
+) -> None:
+    """Bring everything up, with Dagster's UI and daemon, until Ctrl-C."""
+    from agent_pipelines.commands.dev import dev as bring_up
+
+    with _session(assets) as session:
+        bring_up(session, console, port)
+
+
+@app.command()
+def sync(
+    index: IndexName,
+    accept_deletions: Annotated[
+        bool,
+        typer.Option(
+            "--accept-deletions",
+            help="The listing shrank, and that is right: delete what it no longer has.",
+        ),
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Compare every object in the store, and repair it."),
+    ] = False,
+    assets: Assets = None,
+    as_json: Json = False,
+) -> None:
+    """Bring one index in step with its source, check it, and commit it."""
+    from agent_pipelines.commands import jobs
+
+    with _session(assets) as session:
+        session.loaded.index(index).source.check()
+        results = jobs.sync_indexes(
+            session, console, [index], accept_deletions=accept_deletions, verify=verify
+        )
+    _finish_jobs(results, as_json)
+
+
+@app.command()
+def search(
+    index: IndexName,
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    limit: Annotated[int, typer.Option(min=1, max=50, help="How many hits.")] = 5,
+    assets: Assets = None,
+    as_json: Json = False,
+) -> None:
+    """Search an index the way agents do."""
+    from dataclasses import asdict
+
+    from agent_pipelines.indexing.search import IndexSearcher
+    from agent_pipelines.terminal import ago, waiting
+    from resources.embedder import EmbedderResource
+    from resources.state import StateResource
+    from resources.weaviate import WeaviateResource
+
+    with _session(assets) as session:
+        component = session.loaded.index(index)
+        with waiting(console, "Weaviate:") as say:
+            session.start_weaviate(say)
+        with component.open(WeaviateResource(), EmbedderResource(), StateResource()) as opened:
+            found = IndexSearcher({index: opened}).search(index, query, limit=limit)
+    if as_json:
+        _print_json(asdict(found))
+        return
+    output = Console()
+    for hit in found.hits:
+        output.print(f"[bold]{hit.title}[/bold]  [dim]{hit.score:.3f}  {hit.uri}[/dim]")
+        output.print(hit.text.strip()[:400] + "\n", markup=False, highlight=False)
+    output.print(
+        f"[dim]{len(found.hits)} hits, snapshot {found.sequence} committed "
+        f"{ago(found.committed_at)}, staleness {found.staleness_seconds:.0f} s[/dim]"
+    )
+
+
+@app.command()
+def batch(
+    agent: Annotated[str, typer.Argument(help="Name of the agent: its folder's name.")],
+    tasks: Annotated[
+        Path | None, typer.Option(help="Another tasks file (JSON Lines) than the agent's own.")
+    ] = None,
+    assets: Assets = None,
+    as_json: Json = False,
+) -> None:
+    """Let one agent work through its tasks."""
+    from agent_pipelines.agents.tasks import read_tasks
+    from agent_pipelines.commands import jobs
+
+    with _session(assets) as session:
+        component = session.loaded.agent(agent)
+        file = component.tasks_file(str(tasks) if tasks else None)
+        read_tasks(file)
+        result = jobs.run_batch(session, console, agent, str(file) if tasks else None)
+    _finish_jobs([result], as_json)
+
+
+@app.command()
+def status(assets: Assets = None, as_json: Json = False) -> None:
+    """What is true right now. Exit code 0: all true; 1: something is false; 2: cannot tell."""
+    from agent_pipelines.commands import status as command
+
+    with _session(assets) as session:
+        indexes, agents = command.gather(session, console)
+        broken = dict(session.loaded.broken)
+    if as_json:
+        _print_json(command.as_json(indexes, agents, broken))
+    else:
+        command.show(Console(), indexes, agents)
+        for name, reason in broken.items():
+            console.print(f"[bold red]assets/{name} cannot be loaded:[/bold red] {reason}")
+    raise typer.Exit(command.EXIT_CODES[command.worst(indexes, bool(broken))])
+
+
+@app.command()
+def doctor(assets: Assets = None, as_json: Json = False) -> None:
+    """Whether everything can work here; each line that cannot says what to do."""
+    from dataclasses import asdict
+
+    from agent_pipelines.commands.doctor import examine
+    from agent_pipelines.loading import PACKAGED_ASSETS
+    from agent_pipelines.terminal import passed_text, table
+
+    settings = Settings()
+    findings = examine(settings, assets or settings.agent_pipelines_assets or PACKAGED_ASSETS)
+    if as_json:
+        _print_json([asdict(finding) | {"ok": finding.ok} for finding in findings])
+    else:
+        rows = [
+            (passed_text(f.ok), f.subject, f.observed + (f"\n→ {f.remedy}" if f.remedy else ""))
+            for f in findings
+        ]
+        Console().print(table(("", "what", "observed"), rows))
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@tools_app.command("search")
+def tools_search(
+    port: Annotated[int, typer.Option(help="Port of the MCP endpoint (/mcp).")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    probes_port: Annotated[
+        int | None,
+        typer.Option(help="Also serve /health, /ready and /metrics, in plain HTTP, on this port."),
+    ] = None,
+    assets: Assets = None,
+) -> None:
+    """Search over every index, for agents."""
+    from agent_pipelines.commands.tools import serve_search
+
+    with _session(assets) as session:
+        serve_search(session, host=host, port=port, probes_port=probes_port)
+
+
+def main() -> None:
+    """The entry point: one clear message for what a person can put right, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        console.print(f"[bold red]error:[/bold red] {error}", markup=True, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("interrupted; the next command continues from here")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

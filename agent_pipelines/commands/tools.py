@@ -1,0 +1,36 @@
+"""`tools search`: the search tool server, over every index of the assets folder.
+
+Belongs here: handing the server its connections.
+"""
+
+import asyncio
+from contextlib import ExitStack
+
+from agent_pipelines.indexing.search import IndexSearcher
+from agent_pipelines.session import Session
+from agent_pipelines.toolservers import search, shell
+from resources.embedder import EmbedderResource
+from resources.state import StateResource
+from resources.weaviate import WeaviateResource
+
+
+def serve_search(session: Session, *, host: str, port: int, probes_port: int | None) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    with ExitStack() as stack:
+        searcher = IndexSearcher(
+            {
+                name: stack.enter_context(
+                    component.open(WeaviateResource(), EmbedderResource(), StateResource())
+                )
+                for name, component in session.loaded.indexes.items()
+            }
+        )
+        asyncio.run(
+            shell.serve(
+                search.build_server(searcher),
+                host=host,
+                port=port,
+                ready=search.readiness(searcher),
+                probes_port=probes_port,
+            )
+        )

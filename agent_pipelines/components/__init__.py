@@ -1,0 +1,5 @@
+"""YAML → assets, checks, jobs, schedules, sensors.
+
+Belongs here: what a defs.yaml may say, and the Dagster definitions it becomes. Does not belong
+here: how an index is kept or an agent is run; those rooms do not know Dagster.
+"""

@@ -1,0 +1,25 @@
+"""What the defs.yaml of an agent may say.
+
+Belongs here: the fields that an agent has beyond its spec. Does not belong here: the spec itself
+(`agents/spec.py`) or what is made of it (`agent.py`).
+"""
+
+from pydantic import Field
+
+from agent_pipelines.agents.spec import AgentFields
+
+
+class AgentConfig(AgentFields):
+    """An agent: a model with instructions and tools that works through a file of tasks.
+
+    The folder that the defs.yaml stands in gives the agent its name.
+    """
+
+    description: str = Field(default="", description="What the agent is for, for people.")
+    tasks: str = Field(
+        default="tasks.jsonl",
+        description="JSON Lines, one task each; a relative path starts at this YAML's folder.",
+    )
+    schedule: str | None = Field(
+        default=None, description="Cron expression, in UTC, of a batch over the tasks file."
+    )

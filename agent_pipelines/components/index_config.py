@@ -1,0 +1,60 @@
+"""What the defs.yaml of an index may say.
+
+Belongs here: fields, defaults and their explanations, as shown by `dg docs` and in the UI. Does
+not belong here: what is made of them (`index.py`).
+"""
+
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent_pipelines.indexing.sources.catalogue import AnySource
+
+
+class Chunking(BaseModel):
+    """How documents are cut. A change builds a new generation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: int = Field(
+        default=200, ge=16, le=8192, description="Longest chunk, in the embedder's own tokens."
+    )
+    overlap: int = Field(default=0, ge=0, description="Tokens that neighbouring chunks share.")
+
+
+class IndexConfig(BaseModel):
+    """An index: a source, kept in step as vectors in Weaviate, for agents to search.
+
+    The folder that the defs.yaml stands in gives the index its name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    description: str = Field(default="", description="What the index holds, for people.")
+    source: AnySource = Field(description="Where documents come from.")
+    chunking: Chunking = Field(default=Chunking(), description="How documents are cut.")
+    embedder: str | None = Field(
+        default=None,
+        description="Model name on the hub, or folder. Default: EMBEDDER_MODEL, else the packaged "
+        "all-MiniLM-L6-v2. A change builds a new generation.",
+    )
+    max_staleness: timedelta = Field(
+        default=timedelta(minutes=10),
+        gt=timedelta(0),
+        description="Oldest a source change may grow before it is live; seconds, or ISO 8601 "
+        "such as PT10M.",
+    )
+    max_delete_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.2,
+        description="A sync that would delete more than this share of the documents (and at least "
+        "50), or all of them, stops until the deletion is acknowledged.",
+    )
+    schedule: str = Field(
+        default="0 * * * *",
+        description="Cron expression, in UTC, of a sync that runs even when nothing seems stale.",
+    )
+    sensor: Literal["running", "stopped"] = Field(
+        default="running",
+        description="Whether the sensor that syncs a stale index starts switched on.",
+    )

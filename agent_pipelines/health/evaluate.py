@@ -1,0 +1,103 @@
+"""One evaluator, at two depths, and one recorder of since when.
+
+Belongs here: going through the catalogue so that no signal's failure hides another's. Does not
+belong here: who asks (sensor, checks, `status`, a batch at its start).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import Engine, select
+
+from agent_pipelines.health.signal import Reading, Signal, State
+from agent_pipelines.health.signals import catalogue
+from agent_pipelines.health.view import CannotTellError, View
+from agent_pipelines.indexing.plan import DoubtfulListingError
+from agent_pipelines.state.engine import write
+from agent_pipelines.state.tables import signals as table
+from agent_pipelines.state.upsert import upsert
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The last reading of a signal, and since when it has been in that state."""
+
+    name: str
+    state: State
+    since: datetime
+    evaluated_at: datetime
+    observed: str
+    expected: str
+    evidence: Sequence[Mapping[str, str]]
+
+
+def tick() -> tuple[Signal, ...]:
+    """The signals that are cheap enough for every tick."""
+    return tuple(signal for signal in catalogue() if signal.depth == "tick")
+
+
+def evaluate(view: View, signals: Sequence[Signal]) -> dict[Signal, Reading]:
+    """Evaluate these signals and record their readings."""
+    readings = {signal: _read(signal, view) for signal in signals}
+    record(view.index.engine, view.index.name, readings)
+    return readings
+
+
+def _read(signal: Signal, view: View) -> Reading:
+    try:
+        return signal.evaluate(view)
+    except CannotTellError as reason:
+        observed = str(reason)
+    except DoubtfulListingError as reason:
+        observed = str(reason)
+    except Exception as error:  # whatever it is, it must be seen, and must not hide the others
+        observed = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return Reading(State.CANNOT_TELL, observed, signal.statement)
+
+
+def record(engine: Engine, subject: str, readings: Mapping[Signal, Reading]) -> None:
+    """Remember the readings; `since` moves only when the state changes."""
+    now = datetime.now(UTC)
+    with write(engine) as connection:
+        known: dict[str, Any] = {
+            row.name: row
+            for row in connection.execute(select(table).where(table.c.subject == subject))
+        }
+        rows = []
+        for signal, reading in readings.items():
+            before = known.get(signal.name)
+            unchanged = before is not None and before.state == reading.state
+            rows.append(
+                {
+                    "subject": subject,
+                    "name": signal.name,
+                    "state": str(reading.state),
+                    "since": before.since if unchanged else now,
+                    "evaluated_at": now,
+                    "observed": reading.observed,
+                    "expected": reading.expected,
+                    "evidence": [dict(row) for row in reading.evidence],
+                }
+            )
+        columns = ("state", "since", "evaluated_at", "observed", "expected", "evidence")
+        upsert(connection, table, rows, overwrite=columns)
+
+
+def recorded(engine: Engine, subject: str) -> dict[str, Recorded]:
+    """The last reading of every signal of an index, by name."""
+    query = select(table).where(table.c.subject == subject)
+    with engine.connect() as connection:
+        return {
+            row.name: Recorded(
+                row.name,
+                State(row.state),
+                row.since,
+                row.evaluated_at,
+                row.observed,
+                row.expected,
+                row.evidence,
+            )
+            for row in connection.execute(query)
+        }

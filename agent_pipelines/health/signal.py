@@ -1,0 +1,52 @@
+"""What a signal is: one exact yes/no statement about the truth of an index.
+
+Belongs here: its definition and its reading. Does not belong here: any particular signal (one
+file each in `signals/`) or when they are evaluated (`evaluate.py`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from agent_pipelines.health.view import View
+
+
+class State(StrEnum):
+    """The three answers. `CANNOT_TELL` is never good news, and never a false alarm."""
+
+    TRUE = "true"
+    FALSE = "false"
+    CANNOT_TELL = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One evaluation of a signal. Evidence is a table: rows with the same keys."""
+
+    state: State
+    observed: str
+    expected: str
+    evidence: Sequence[Mapping[str, str]] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One definition; the asset check, the metric, the alert and the `status` line come from it."""
+
+    name: str
+    statement: str
+    """What is true of a healthy index, in one sentence."""
+    severity: Literal["page", "warn"]
+    depth: Literal["tick", "audit"]
+    """`tick`: cheap and exact, every 30 s. `audit`: looks at everything."""
+    guards: Literal["index", "live"]
+    """The asset it is a check of: a generation before it is committed, or what readers get."""
+    runbook: str
+    """What it means when false and what to do, for whoever is woken by it."""
+    evaluate: Callable[[View], Reading]
+
+
+def holds(truth: bool, observed: str, expected: str) -> Reading:
+    """A reading without evidence."""
+    return Reading(State.TRUE if truth else State.FALSE, observed, expected)

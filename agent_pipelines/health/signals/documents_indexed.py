@@ -1,0 +1,26 @@
+"""Documents that the source lists but the index could not take in."""
+
+from agent_pipelines.health.signal import Reading, Signal, State
+from agent_pipelines.health.view import View
+
+
+def _evaluate(view: View) -> Reading:
+    failures = view.ledger.failures()
+    return Reading(
+        State.FALSE if failures else State.TRUE,
+        observed=f"{len(failures)} documents failed",
+        expected="none",
+        evidence=[{"document": id_, "reason": error} for id_, error in list(failures.items())[:50]],
+    )
+
+
+SIGNAL = Signal(
+    name="documents_indexed",
+    statement="every document that the source lists could be read and indexed",
+    severity="page",
+    depth="tick",
+    guards="live",
+    runbook="The evidence names each document and why it failed. Mend it or exclude it in the "
+    "index's defs.yaml; every sync tries it again. What was indexed of it before is still served.",
+    evaluate=_evaluate,
+)

@@ -1,0 +1,86 @@
+"""Source changes that are not live yet, and since when: what staleness is measured from.
+
+Belongs here: remembering when a change was first seen, and forgetting it once it is live. Does not
+belong here: what a stale index means for anyone (`health/`).
+"""
+
+from datetime import datetime
+
+from sqlalchemy import Engine, delete, func, insert, select
+
+from agent_pipelines.indexing.plan import Plan
+from agent_pipelines.indexing.sources import Ref
+from agent_pipelines.state.engine import write
+from agent_pipelines.state.tables import documents, listings, source_changes
+
+
+def observe(engine: Engine, index: str, plan: Plan, *, listed_at: datetime) -> None:
+    """Record a complete listing's differences from the ledger.
+
+    A change new in this listing happened after the listing before it, and no earlier: it dates
+    from the source's own time of modification where that lies between the two, from the earlier
+    listing where it does not. So staleness is never understated, and a file that was copied in
+    with an old time of modification does not look stale since then.
+    """
+    of_index = source_changes.c.index_name == index
+    with write(engine) as connection:
+        known = {
+            row.document_id: row.since
+            for row in connection.execute(select(source_changes).where(of_index))
+        }
+        before = connection.scalar(
+            select(listings.c.listed_at).where(listings.c.index_name == index)
+        )
+        rows = [
+            {
+                "index_name": index,
+                "document_id": id_,
+                "version": ref.version if ref else "",
+                "since": known.get(id_) or _dated(ref, before or listed_at, listed_at),
+            }
+            for id_, ref in plan.changes.items()
+        ]
+        connection.execute(delete(source_changes).where(of_index))
+        if rows:
+            connection.execute(insert(source_changes), rows)
+        connection.execute(delete(listings).where(listings.c.index_name == index))
+        connection.execute(
+            insert(listings).values(
+                index_name=index,
+                listed_at=listed_at,
+                source_digest=plan.source_digest,
+                documents=plan.listed,
+            )
+        )
+
+
+def forget(engine: Engine, index: str, collection: str) -> None:
+    """Drop the changes that this generation's ledger holds; called when it becomes live."""
+    row = documents.c
+    in_ledger = select(row.version).where(
+        row.collection == collection,
+        row.document_id == source_changes.c.document_id,
+        row.state != "pending",
+    )
+    deleted = (source_changes.c.version == "") & ~in_ledger.exists()
+    upserted = source_changes.c.version == in_ledger.scalar_subquery()
+    with write(engine) as connection:
+        connection.execute(
+            delete(source_changes).where(
+                source_changes.c.index_name == index, deleted | upserted
+            )
+        )
+
+
+def oldest(engine: Engine, index: str) -> datetime | None:
+    """When the oldest known change that is not live happened; None if there is none."""
+    with engine.connect() as connection:
+        return connection.scalar(
+            select(func.min(source_changes.c.since)).where(source_changes.c.index_name == index)
+        )
+
+
+def _dated(ref: Ref | None, earliest: datetime, latest: datetime) -> datetime:
+    if ref is not None and ref.modified_at is not None and earliest < ref.modified_at < latest:
+        return ref.modified_at
+    return min(earliest, latest)

@@ -1,0 +1,95 @@
+"""What a source is. One file beside this one per kind.
+
+Belongs here: the protocol between a source and the sync. Does not belong here: a kind of source,
+or turning bytes into text (`extraction.py`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+
+class SourceError(Exception):
+    """The source could not be listed. Never expressed as an empty listing."""
+
+
+class DocumentError(Exception):
+    """One document could not be read or holds no usable text; the others are not affected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A document as the listing sees it, without reading it.
+
+    `version` changes whenever the content may have changed (etag, digest, or mtime and size).
+    `modified_at` is the source's own idea of when; None where it has none.
+    """
+
+    id: str
+    version: str
+    modified_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Everything the source holds now. `incomplete` says why it may not be everything."""
+
+    refs: Sequence[Ref]
+    incomplete: str | None = None
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document's text, ready to be split into chunks."""
+
+    id: str
+    version: str
+    text: str
+    title: str
+    uri: str
+    format: str
+    """`markdown` or `text`: decides how the text is split."""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Where documents come from."""
+
+    def check(self) -> None:
+        """See that it can be reached at all, before anything is started.
+
+        Raises:
+            UserError: it cannot as configured; the message says what to change.
+        """
+        ...
+
+    def list(self) -> Listing:
+        """List every document cheaply.
+
+        Raises:
+            SourceError: the listing failed; nothing may be concluded from it.
+        """
+        ...
+
+    def load(self, ref: Ref) -> Document:
+        """Read one document.
+
+        Raises:
+            DocumentError: it cannot be read, or holds no usable text.
+        """
+        ...
+
+
+class SourceConfig(BaseModel, ABC):
+    """The YAML of one kind of source. A subclass has a field `kind: Literal["…"]`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @abstractmethod
+    def open(self, folder: Path) -> Source:
+        """The source; relative paths are below `folder`, where the YAML stands."""

@@ -1,0 +1,102 @@
+"""The long descriptions (READMEs) of the installed Python distributions.
+
+Belongs here: the default corpus, real text that every machine has once this is installed; it
+changes when a package is upgraded, so it can really go stale.
+"""
+
+import hashlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PathDistribution
+from pathlib import Path
+from typing import Literal
+
+from agent_pipelines.indexing import extraction
+from agent_pipelines.indexing.sources import (
+    Document,
+    DocumentError,
+    Listing,
+    Ref,
+    Source,
+    SourceConfig,
+    SourceError,
+)
+
+
+class Distributions(SourceConfig):
+    """The READMEs of the Python distributions installed beside this program."""
+
+    kind: Literal["distributions"]
+
+    def open(self, folder: Path) -> Source:
+        """The source; `folder` does not matter, distributions are where Python imports from."""
+        del folder
+        return DistributionsSource([Path(entry) for entry in sys.path])
+
+
+class DistributionsSource:
+    """Distributions found in `folders`.
+
+    A document's id is the distribution's normalised name (PEP 503); its version is a digest of its
+    metadata file. Distributions that carry no description are not documents.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = folders
+
+    def check(self) -> None:
+        """Nothing to see: a program that runs has somewhere it was imported from."""
+
+    def list(self) -> Listing:
+        """List distributions with a description; the first on the path wins, as in an import."""
+        refs: dict[str, Ref] = {}
+        try:
+            for file in self._metadata_files():
+                data = file.read_bytes()
+                ref = Ref(
+                    id=_name(file),
+                    version=hashlib.sha256(data).hexdigest()[:32],
+                    modified_at=datetime.fromtimestamp(file.stat().st_mtime, UTC),
+                )
+                if _has_description(data):
+                    refs.setdefault(ref.id, ref)
+        except OSError as error:
+            raise SourceError(f"installed distributions cannot be listed: {error}") from error
+        return Listing(refs=sorted(refs.values(), key=lambda r: r.id))
+
+    def _metadata_files(self) -> Iterator[Path]:
+        for folder in self._folders:
+            if folder.is_dir():
+                yield from sorted(folder.glob("*.dist-info/METADATA"))
+
+    def load(self, ref: Ref) -> Document:
+        """Read one distribution's description."""
+        file = next((f for f in self._metadata_files() if _name(f) == ref.id), None)
+        if file is None:
+            raise DocumentError("was uninstalled while the sync ran")
+        metadata = PathDistribution(file.parent).metadata
+        content_type = metadata["Description-Content-Type"] or ""
+        text = extraction.checked(str(metadata.get_payload() or metadata["Description"] or ""))
+        return Document(
+            id=ref.id,
+            version=ref.version,
+            text=text,
+            # No version in either: an upgrade that leaves the text alone must embed nothing.
+            title=metadata["Name"],
+            uri=f"pkg:pypi/{ref.id}",
+            format="markdown" if "markdown" in content_type else "text",
+            metadata={"version": metadata["Version"], "summary": metadata["Summary"] or ""},
+        )
+
+
+def _name(file: Path) -> str:
+    # The folder is `name-version.dist-info`: the name is known without parsing the file.
+    name, _, _version = file.parent.name.removesuffix(".dist-info").rpartition("-")
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _has_description(metadata: bytes) -> bool:
+    headers, _, body = metadata.partition(b"\n\n")
+    return bool(body.strip()) or b"\nDescription:" in headers

@@ -1,0 +1,31 @@
+"""Turn a GGUF file into a folder that transformers and vLLM load: `convert.py FILE FOLDER`.
+
+Belongs here: the conversion, run as a process of its own. Does not belong here: which file, and
+where its result is kept (`models`). Nothing of this project is imported: it is run by its path.
+"""
+
+import sys
+from pathlib import Path
+
+
+def main(weights: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        weights.parent,
+        gguf_file=weights.name,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(
+        weights.parent, gguf_file=weights.name
+    ).save_pretrained(folder)
+    # transformers makes the weights readable by their owner only; the cache may be shared.
+    for file in folder.iterdir():
+        file.chmod(0o644)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

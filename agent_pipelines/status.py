@@ -1,0 +1,108 @@
+"""What is true right now, as data: each index with its signals, each agent with its last batch.
+
+Belongs here: gathering what `status` shows. Does not belong here: showing it (`cli.py`) or judging
+it (`health/`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import Engine, func, select
+
+from agent_pipelines.components.index import IndexComponent
+from agent_pipelines.errors import UserError
+from agent_pipelines.health.evaluate import Recorded, evaluate, recorded, tick
+from agent_pipelines.health.signal import State
+from agent_pipelines.health.signals import catalogue
+from agent_pipelines.health.view import View
+from agent_pipelines.indexing import changes
+from agent_pipelines.indexing.live import Snapshot, latest
+from agent_pipelines.state.tables import answers, batches
+from resources.embedder import EmbedderResource
+from resources.state import StateResource
+from resources.weaviate import WeaviateResource
+
+
+@dataclass(frozen=True)
+class IndexStatus:
+    """One index. Signals of depth `audit` are the last recorded ones, the others are fresh."""
+
+    name: str
+    snapshot: Snapshot | None
+    staleness_seconds: float
+    signals: Sequence[Recorded]
+
+    @property
+    def state(self) -> State:
+        """The worst of the signals: one false makes it false."""
+        states = {signal.state for signal in self.signals}
+        for worst in (State.FALSE, State.CANNOT_TELL):
+            if worst in states:
+                return worst
+        return State.TRUE
+
+
+@dataclass(frozen=True)
+class AgentStatus:
+    """The last batch of an agent; None where there was none."""
+
+    name: str
+    batch_id: str | None
+    state: str | None
+    started_at: datetime | None
+    outcomes: Mapping[str, int]
+
+
+def index_status(component: IndexComponent) -> IndexStatus:
+    """Evaluate an index's cheap signals now, and read what was recorded of the others."""
+    engine = StateResource().engine()
+    unseen: UserError | None = None
+    try:
+        with component.open(WeaviateResource(), EmbedderResource(), StateResource()) as index:
+            evaluate(View(index, committed=True), tick())
+    except UserError as error:
+        unseen = error
+    now = datetime.now(UTC)
+    known = recorded(engine, component.name)
+    signals = []
+    for signal in catalogue():
+        before = known.get(signal.name)
+        if before is None or (unseen and signal.depth == "tick"):
+            reason = unseen.message if unseen else "never evaluated"
+            signals.append(
+                Recorded(
+                    signal.name, State.CANNOT_TELL, now, now, reason, signal.statement, ()
+                )
+            )
+        else:
+            signals.append(before)
+    since = changes.oldest(engine, component.name)
+    return IndexStatus(
+        name=component.name,
+        snapshot=latest(engine, component.name),
+        staleness_seconds=max(0.0, (now - since).total_seconds()) if since else 0.0,
+        signals=signals,
+    )
+
+
+def agent_status(engine: Engine, name: str) -> AgentStatus:
+    """The last batch of an agent."""
+    newest = (
+        select(batches)
+        .where(batches.c.agent == name)
+        .order_by(batches.c.started_at.desc())
+        .limit(1)
+    )
+    with engine.connect() as connection:
+        row = connection.execute(newest).one_or_none()
+        if row is None:
+            return AgentStatus(name, None, None, None, {})
+        outcomes = connection.execute(
+            select(answers.c.outcome, func.count())
+            .where(answers.c.batch_id == row.batch_id)
+            .group_by(answers.c.outcome)
+        )
+        return AgentStatus(
+            name, row.batch_id, row.state, row.started_at, {o: n for o, n in outcomes}
+        )

@@ -1,0 +1,309 @@
+"""Weaviate behind the engine's `VectorStore` protocol.
+
+Belongs here: every call to Weaviate, with its traps. Does not belong here: what should be in it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import dagster as dg
+import numpy as np
+from pydantic import Field
+
+from agent_pipelines.errors import UnavailableError, UserError
+from agent_pipelines.indexing.chunking import Chunk
+from agent_pipelines.indexing.embedding import Vectors
+from agent_pipelines.indexing.store import Stored, StoreError
+from agent_pipelines.local.parts import addresses
+from agent_pipelines.local.weaviate import api_key
+from agent_pipelines.settings import Settings
+
+#: Seconds to wait for one answer; a write of 256 chunks takes tenths of a second.
+_TIMEOUT_CONNECT, _TIMEOUT_QUERY, _TIMEOUT_INSERT = 5, 30, 90
+
+#: Objects per page of the cursor, with and without vectors.
+_PAGE_WITH, _PAGE_WITHOUT = 1_000, 5_000
+
+#: `delete_many` never deletes more than this in one call (the server's default).
+_DELETE_AT_MOST = 5_000
+
+_PROPERTIES = ("document_id", "content_hash", "spec", "title", "uri", "text", "position")
+
+
+class WeaviateResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Where generations are stored and searched."""
+
+    url: str | None = Field(
+        default=None, description="Default: WEAVIATE_URL, else the embedded Weaviate's address."
+    )
+    grpc: str | None = Field(
+        default=None, description="host:port of gRPC; default: WEAVIATE_GRPC, else port 50051."
+    )
+    api_key: str | None = Field(default=None, description="Default: WEAVIATE_API_KEY, else none.")
+
+    def connect(self) -> "WeaviateStore":
+        """Open the store; close it when done, or use it as a context manager.
+
+        Raises:
+            UserError: no Weaviate is configured and none is running here.
+            UnavailableError: it does not answer.
+        """
+        settings = Settings()
+        key = self.api_key or settings.weaviate_api_key
+        url = self.url or settings.weaviate_url
+        if url:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise UserError(
+                    f"WEAVIATE_URL {url!r} is not an http(s) URL",
+                    remedy="write it like http://localhost:8080",
+                )
+            grpc = self.grpc or settings.weaviate_grpc or f"{parts.hostname}:50051"
+            return WeaviateStore(url, grpc, key)
+        embedded = addresses(settings.state_dir, "weaviate")
+        if embedded is None:
+            raise UnavailableError(
+                f"no Weaviate is running for {settings.state_dir}",
+                remedy="start one with `agent-pipelines dev`, or set WEAVIATE_URL",
+            )
+        return WeaviateStore(embedded["url"], embedded["grpc"], api_key(settings.state_dir))
+
+
+class WeaviateStore:
+    """One connection. Implements `VectorStore`."""
+
+    def __init__(self, url: str, grpc: str, api_key: str | None) -> None:
+        import weaviate
+        from weaviate.classes.init import AdditionalConfig, Auth, Timeout
+
+        self._url = url
+        http, (grpc_host, _, grpc_port) = urlsplit(url), grpc.rpartition(":")
+        secure = http.scheme == "https"
+        with self._answering():
+            self._client = weaviate.connect_to_custom(
+                http_host=http.hostname or "",
+                http_port=http.port or (443 if secure else 80),
+                http_secure=secure,
+                grpc_host=grpc_host,
+                grpc_port=int(grpc_port),
+                grpc_secure=secure,
+                auth_credentials=Auth.api_key(api_key) if api_key else None,
+                additional_config=AdditionalConfig(
+                    timeout=Timeout(
+                        init=_TIMEOUT_CONNECT, query=_TIMEOUT_QUERY, insert=_TIMEOUT_INSERT
+                    )
+                ),
+            )
+
+    def __enter__(self) -> "WeaviateStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def collections(self) -> Sequence[str]:
+        """Names of all collections."""
+        with self._answering():
+            return list(self._client.collections.list_all())
+
+    def create_collection(self, collection: str, description: str) -> None:
+        """Create an empty collection for one generation."""
+        from weaviate.classes.config import Configure, DataType, Property, Tokenization
+
+        def text(name: str, *, searchable: bool) -> Property:
+            return Property(
+                name=name,
+                data_type=DataType.TEXT,
+                index_searchable=searchable,
+                tokenization=Tokenization.WORD if searchable else Tokenization.FIELD,
+            )
+
+        searchable = ("title", "text")
+        with self._answering():
+            self._client.collections.create(
+                collection,
+                description=description,
+                vector_config=Configure.Vectors.self_provided(),
+                properties=[
+                    *(text(n, searchable=n in searchable) for n in _PROPERTIES if n != "position"),
+                    Property(name="position", data_type=DataType.INT),
+                ],
+            )
+
+    def drop_collection(self, collection: str) -> None:
+        """Delete a collection and everything in it."""
+        with self._answering():
+            self._client.collections.delete(collection)
+
+    def alias_target(self, alias: str) -> str | None:
+        """The collection an alias points to, or None."""
+        with self._answering():
+            found = self._client.alias.get(alias_name=alias)
+            return found.collection if found else None
+
+    def point_alias(self, alias: str, collection: str) -> None:
+        """Create or atomically swap the alias, and verify it."""
+        with self._answering():
+            # `update` on a missing alias answers False; `create` on an existing one raises.
+            if self.alias_target(alias) is None:
+                self._client.alias.create(alias_name=alias, target_collection=collection)
+            else:
+                self._client.alias.update(alias_name=alias, new_target_collection=collection)
+        if (target := self.alias_target(alias)) != collection:
+            raise StoreError(f"alias {alias} points to {target} instead of {collection}")
+
+    def write(
+        self, collection: str, chunks: Sequence[Chunk], vectors: Vectors, fingerprint: str
+    ) -> None:
+        """Insert or replace; returns only when every id is confirmed."""
+        from weaviate.classes.data import DataObject
+
+        objects = [
+            DataObject(
+                properties=_properties(chunk, fingerprint), uuid=chunk.id, vector=vector.tolist()
+            )
+            for chunk, vector in zip(chunks, vectors, strict=True)
+        ]
+        # insert_many and not a batch context: it answers per object and costs no fixed second.
+        with self._answering():
+            answer = self._client.collections.use(collection).data.insert_many(objects)
+        confirmed = {str(id_) for id_ in answer.uuids.values()}
+        missing = [chunk.id for chunk in chunks if chunk.id not in confirmed]
+        if missing:
+            reason = next((e.message for e in answer.errors.values()), "no reason given")
+            raise StoreError(f"{len(missing)} of {len(chunks)} chunks were not stored: {reason}")
+
+    def move(self, collection: str, positions: Mapping[str, int]) -> None:
+        """Give stored chunks a new position; id and vector stay."""
+        data = self._client.collections.use(collection).data
+        with self._answering():
+            for chunk_id, position in positions.items():
+                data.update(uuid=chunk_id, properties={"position": position})
+
+    def delete(self, collection: str, chunk_ids: Sequence[str]) -> None:
+        """Delete, and confirm that none of the ids is left."""
+        from weaviate.classes.query import Filter
+
+        data = self._client.collections.use(collection).data
+        for start in range(0, len(chunk_ids), _DELETE_AT_MOST):
+            these = Filter.by_id().contains_any(list(chunk_ids[start : start + _DELETE_AT_MOST]))
+            with self._answering():
+                answer = data.delete_many(where=these)
+                if answer.failed:
+                    raise StoreError(f"{answer.failed} of {answer.matches} chunks were not deleted")
+                left = data.delete_many(where=these, dry_run=True).matches
+            if left:
+                raise StoreError(f"{left} deleted chunks are still there")
+
+    def count(self, collection: str) -> int:
+        """Exact number of objects (`/v1/nodes` counts lag, this does not)."""
+        with self._answering():
+            answer = self._client.collections.use(collection).aggregate.over_all(total_count=True)
+        return answer.total_count or 0
+
+    def scan(self, collection: str, *, vectors: bool) -> Iterator[Stored]:
+        """Every object, with or without its vector."""
+        page = _PAGE_WITH if vectors else _PAGE_WITHOUT
+        with self._answering():
+            for found in self._client.collections.use(collection).iterator(
+                include_vector=vectors, return_properties=list(_PROPERTIES), cache_size=page
+            ):
+                yield _stored(found)
+
+    def get(self, collection: str, chunk_ids: Sequence[str]) -> Mapping[str, Stored]:
+        """The objects with these ids that exist, with their vectors."""
+        if not chunk_ids:
+            return {}
+        with self._answering():
+            answer = self._client.collections.use(collection).query.fetch_objects_by_ids(
+                list(chunk_ids), limit=len(chunk_ids), include_vector=True
+            )
+        return {stored.chunk.id: stored for stored in map(_stored, answer.objects)}
+
+    def search(
+        self, alias: str, query: str, vector: Vectors, *, limit: int
+    ) -> Sequence[tuple[Chunk, float]]:
+        """Hybrid search (BM25 and vector), best first, with scores."""
+        from weaviate.classes.query import MetadataQuery
+
+        with self._answering():
+            answer = self._client.collections.use(alias).query.hybrid(
+                query=query,
+                vector=vector.tolist(),
+                limit=limit,
+                query_properties=["title", "text"],
+                return_metadata=MetadataQuery(score=True),
+            )
+        return [(_stored(found).chunk, found.metadata.score or 0.0) for found in answer.objects]
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Tell a store that does not answer from one that refuses."""
+        import grpc
+        import httpx
+        from weaviate import exceptions as e
+
+        try:
+            yield
+        except (
+            e.WeaviateConnectionError,
+            e.WeaviateGRPCUnavailableError,
+            e.WeaviateStartUpError,
+            e.WeaviateTimeoutError,
+            e.WeaviateClosedClientError,
+            grpc.RpcError,
+            httpx.HTTPError,
+            OSError,
+        ) as error:
+            raise UnavailableError(
+                f"Weaviate at {self._url} does not answer: {_first_line(error)}",
+                remedy="check that it runs; `agent-pipelines dev` restarts an embedded one",
+            ) from error
+        except e.WeaviateBaseError as error:
+            if "UNAVAILABLE" in str(error) or "DEADLINE_EXCEEDED" in str(error):
+                raise UnavailableError(
+                    f"Weaviate at {self._url} does not answer: {_first_line(error)}",
+                    remedy="check that it runs; `agent-pipelines dev` restarts an embedded one",
+                ) from error
+            raise StoreError(f"Weaviate refused: {_first_line(error)}") from error
+
+
+def _properties(chunk: Chunk, fingerprint: str) -> dict[str, str | int]:
+    return {
+        "document_id": chunk.document_id,
+        "content_hash": chunk.content_hash,
+        "spec": fingerprint,
+        "title": chunk.title,
+        "uri": chunk.uri,
+        "text": chunk.text,
+        "position": chunk.position,
+    }
+
+
+def _stored(found: Any) -> Stored:
+    # An object somebody else wrote may lack any of these: it must show up as wrong, not raise.
+    properties = {name: found.properties.get(name) or "" for name in _PROPERTIES}
+    vector = found.vector.get("default") if found.vector else None
+    return Stored(
+        chunk=Chunk(
+            id=str(found.uuid),
+            document_id=properties["document_id"],
+            position=int(properties["position"] or 0),
+            content_hash=properties["content_hash"],
+            title=properties["title"],
+            uri=properties["uri"],
+            text=properties["text"],
+        ),
+        fingerprint=properties["spec"],
+        vector=np.asarray(vector, np.float32) if vector else None,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

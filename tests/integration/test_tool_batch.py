@@ -1,0 +1,69 @@
+"""A batch over a real tool server process: what an outage of it does to the rows."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import openai
+from sqlalchemy import create_engine
+
+from agent_pipelines.agents.answers import Snapshot, open_batch, read_answers
+from agent_pipelines.agents.batch import BatchReport, run_batch
+from agent_pipelines.agents.model import Model
+from agent_pipelines.agents.spec import AgentSpec
+from agent_pipelines.agents.tasks import Task
+from agent_pipelines.state import tables
+from resources.tools import ToolServerResource
+from tests.integration.test_tool_search import running
+from tests.scripted_model import MODEL, ScriptedModel, Turn, says
+
+SPEC = AgentSpec(
+    name="triage",
+    instructions="Answer.",
+    tool_calls="structured",
+    tools=("search",),
+    bound_arguments={"search": {"limit": 2}},
+    index="runbooks",
+    concurrency=4,
+)
+
+
+def searches_and_answers(body: dict[str, Any]) -> Turn:
+    if len(body["messages"]) == 2:
+        return says({"tool": "search", "arguments": {"query": "pod"}})
+    return says({"answer": "Restart it.", "citations": ["c1"]})
+
+
+def test_an_outage_costs_its_rows_and_no_others(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'state.db'}")
+    tables.metadata.create_all(engine)
+    tasks = [Task(f"t{n}", {"question": f"question {n}"}) for n in range(20)]
+    batch = open_batch(engine, SPEC, tasks, model=MODEL, snapshot=Snapshot("runbooks", 7))
+
+    async def main(base_url: str, url: str) -> BatchReport:
+        async with (
+            openai.AsyncOpenAI(base_url=base_url, api_key="x") as client,
+            ToolServerResource(url=url).session() as tools,
+        ):
+            return await run_batch(
+                SPEC,
+                tasks,
+                batch=batch,
+                model=Model(client, MODEL),
+                tools=tools,
+                engine=engine,
+                progress=lambda done, *_: server.process.kill() if done == 10 else None,
+            )
+
+    with running(tmp_path) as server, ScriptedModel(searches_and_answers) as model:
+        report = asyncio.run(main(model.base_url, server.url))
+    assert report.outcomes["ok"] >= 10
+    assert report.outcomes["transport"] >= 6
+    assert sum(report.outcomes.values()) == 20
+    for answer in read_answers(engine, batch.batch_id):
+        if answer.outcome == "ok":
+            (citation,) = answer.citations
+            assert (citation.chunk_id, citation.sequence) == ("chunk-0", 7)
+            assert answer.sequence == 7
+        else:
+            assert "/mcp: " in (answer.error or "")

@@ -1,0 +1,293 @@
+"""Batches: every row accounted for, cut off and continued, over a scripted model and SQLite.
+
+Run as a program it is a batch to be killed.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from agent_pipelines.agents import answers
+from agent_pipelines.agents.answers import Batch, Snapshot, open_batch, read_answers
+from agent_pipelines.agents.batch import BatchReport, run_batch
+from agent_pipelines.agents.model import Model
+from agent_pipelines.agents.spec import AgentSpec
+from agent_pipelines.agents.tasks import Task
+from agent_pipelines.agents.tools import ToolInfo, ToolResult, ToolTransportError
+from agent_pipelines.state import tables
+from tests.scripted_model import MODEL, ScriptedModel, Turn, says
+
+SPEC = AgentSpec(
+    name="triage",
+    instructions="Answer.",
+    tool_calls="structured",
+    tools=("search",),
+    index="runbooks",
+    concurrency=4,
+)
+SNAPSHOT = Snapshot("runbooks", 3)
+
+
+class Tools:
+    """Finds one chunk, named after the query; is down for the query ``down``."""
+
+    async def list_tools(self) -> Sequence[ToolInfo]:
+        properties = {"index": {"type": "string"}, "query": {"type": "string"}}
+        return [ToolInfo("search", "", {"type": "object", "properties": properties}, True)]
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        if arguments["query"] == "down":
+            raise ToolTransportError("ReadError")
+        hit = {"chunk_id": arguments["query"], "document_id": "d", "content_hash": "ff"}
+        hit |= {"uri": "u", "title": "t", "text": "x"}
+        return ToolResult(False, "", {"sequence": 4, "hits": [hit]})
+
+
+def question(body: dict[str, Any]) -> str:
+    text: str = body["messages"][1]["content"]
+    return text
+
+
+def model_script(body: dict[str, Any]) -> Turn:
+    """Searches for the question, then answers with it; some questions go wrong."""
+    asked = question(body)
+    if asked == "model":
+        return Turn(status=500)
+    if asked == "schema":
+        return says("{")
+    if len(body["messages"]) == 2:
+        return says({"tool": "search", "arguments": {"query": asked}})
+    return says({"answer": asked, "citations": ["c1"]})
+
+
+def tasks_of(*questions: str) -> list[Task]:
+    return [Task(f"t{n}", {"question": text}) for n, text in enumerate(questions)]
+
+
+def open_database(path: Path) -> Engine:
+    engine = create_engine(f"sqlite:///{path}")
+    tables.metadata.create_all(engine)
+    return engine
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return open_database(tmp_path / "state.db")
+
+
+async def run(
+    engine: Engine,
+    tasks: Sequence[Task],
+    base_url: str,
+    *,
+    tools: Any = None,
+    **more: Any,
+) -> tuple[Batch, BatchReport]:
+    batch = open_batch(engine, SPEC, tasks, model=MODEL, snapshot=SNAPSHOT)
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="x", max_retries=0) as client:
+        report = await run_batch(
+            SPEC,
+            tasks,
+            batch=batch,
+            model=Model(client, MODEL),
+            tools=tools or Tools(),
+            engine=engine,
+            **more,
+        )
+    return batch, report
+
+
+def state_of(engine: Engine, batch_id: str) -> str:
+    with engine.connect() as connection:
+        query = select(tables.batches.c.state).where(tables.batches.c.batch_id == batch_id)
+        return str(connection.execute(query).scalar_one())
+
+
+def test_rows_in_are_rows_out_whatever_becomes_of_each(engine: Engine) -> None:
+    tasks = tasks_of("one", "down", "model", "schema", "two")
+    seen: list[tuple[int, int, Mapping[str, int]]] = []
+    with ScriptedModel(model_script) as server:
+        batch, report = asyncio.run(
+            run(engine, tasks, server.base_url, progress=lambda *step: seen.append(step))
+        )
+    assert report.outcomes == {
+        "ok": 2,
+        "transport": 1,
+        "model": 1,
+        "tool": 0,
+        "schema": 1,
+    } or (report.outcomes == {"ok": 2, "transport": 1, "model": 1, "schema": 1})
+    assert (report.tasks, report.resumed, report.citations) == (5, 0, 2)
+    assert report.citations_not_retrieved == 0
+    assert report.completion_tokens > 0
+    assert report.tokens_per_second > 0
+    assert 0 < report.latency_p50 <= report.latency_p95
+    assert [done for done, _, _ in seen] == [1, 2, 3, 4, 5]
+    assert sum(seen[-1][2].values()) == seen[-1][1] == 5
+    assert state_of(engine, batch.batch_id) == "finished"
+    by_id = {answer.task_id: answer for answer in read_answers(engine, batch.batch_id)}
+    assert by_id["t0"].output == {"answer": "one"}
+    assert by_id["t0"].citations[0].chunk_id == "one"
+    # What was read decides, not what the batch started on.
+    assert by_id["t0"].sequence == 4
+    assert by_id["t2"].sequence == SNAPSHOT.sequence
+    assert "ReadError" in (by_id["t1"].error or "")
+
+
+def test_a_bug_in_one_row_does_not_sink_the_others(engine: Engine) -> None:
+    class Broken(Tools):
+        async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+            if arguments["query"] == "bug":
+                raise ZeroDivisionError("oops")
+            return await super().call(name, arguments)
+
+    with ScriptedModel(model_script) as server:
+        batch, report = asyncio.run(
+            run(engine, tasks_of("bug", "one"), server.base_url, tools=Broken())
+        )
+    assert report.outcomes == {"model": 1, "ok": 1}
+    errors = [answer.error for answer in read_answers(engine, batch.batch_id)]
+    assert errors[0] == "unexpected ZeroDivisionError: oops"
+
+
+def test_a_batch_that_is_done_is_not_continued_but_begun_again(engine: Engine) -> None:
+    tasks = tasks_of("one")
+    with ScriptedModel(model_script) as server:
+        first, _ = asyncio.run(run(engine, tasks, server.base_url))
+        second, report = asyncio.run(run(engine, tasks, server.base_url))
+    assert first.batch_id != second.batch_id
+    assert report.resumed == 0
+
+
+def test_other_work_is_another_batch(engine: Engine) -> None:
+    def opened(**more: Any) -> str:
+        tasks = more.pop("tasks", tasks_of("one"))
+        spec = SPEC.model_copy(update=more.pop("spec", {}))
+        keys: dict[str, Any] = {"model": MODEL, "snapshot": SNAPSHOT} | more
+        return open_batch(engine, spec, tasks, **keys).batch_id
+
+    assert opened() == opened() == opened(spec={"concurrency": 99})
+    others = [
+        opened(tasks=tasks_of("two")),
+        opened(spec={"instructions": "Answer well."}),
+        opened(model="another"),
+        opened(snapshot=Snapshot("runbooks", 4)),
+        opened(false_signals=["fresh"]),
+    ]
+    assert len({opened(), *others}) == 6
+
+
+def test_ctrl_c_leaves_a_batch_that_continues(engine: Engine) -> None:
+    tasks = tasks_of(*(f"q{n}" for n in range(12)))
+
+    def slow(body: dict[str, Any]) -> Turn:
+        turn = model_script(body)
+        return Turn(content=turn.content, delay=0.02)
+
+    def interrupt(done: int, _total: int, _outcomes: Mapping[str, int]) -> None:
+        if done == 5:
+            threading.Timer(0, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    with ScriptedModel(slow) as server:
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(run(engine, tasks, server.base_url, progress=interrupt))
+        batch = open_batch(engine, SPEC, tasks, model=MODEL, snapshot=SNAPSHOT)
+        assert 5 <= batch.answered < 12
+        again, report = asyncio.run(run(engine, tasks, server.base_url))
+    assert again.batch_id == batch.batch_id
+    assert report.resumed >= 5
+    assert report.outcomes == {"ok": 12}
+
+
+def test_kill_9_repeats_no_finished_model_call(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    engine = open_database(path)
+    tasks = tasks_of(*(f"q{n}" for n in range(20)))
+
+    def slow(body: dict[str, Any]) -> Turn:
+        return Turn(content=model_script(body).content, delay=0.05)
+
+    with ScriptedModel(slow) as server:
+        root = Path(__file__).parents[2]
+        process = subprocess.Popen(
+            [sys.executable, __file__, str(path), server.base_url],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root)},
+        )
+        deadline = time.monotonic() + 60
+        while _messages(engine) < 40 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        journalled = _replies(engine)
+        assert 0 < len(journalled) < 40
+        before = len(server.requests)
+        _, report = asyncio.run(run(engine, tasks, server.base_url))
+        repeated = Counter(_turn(body) for body in server.requests[before:])
+
+    assert report.outcomes == {"ok": 20}
+    assert report.resumed > 0
+    assert set(repeated).isdisjoint(journalled)
+    assert set(repeated.values()) == {1}
+    for answer in read_answers(engine, report.batch_id):
+        assert answer.output == {"answer": f"q{answer.task_id[1:]}"}
+        assert (answer.turns, answer.tool_calls) == (2, 1)
+
+
+def test_the_state_database_failing_stops_the_batch(engine: Engine) -> None:
+    tables.messages.drop(engine)
+    with (
+        ScriptedModel(model_script) as server,
+        pytest.raises(ExceptionGroup) as failure,
+    ):
+        asyncio.run(run(engine, tasks_of("one"), server.base_url))
+    assert failure.group_contains(SQLAlchemyError)
+
+
+def test_a_missing_answer_is_never_passed_over(engine: Engine) -> None:
+    batch = open_batch(engine, SPEC, tasks_of("one"), model=MODEL)
+    with pytest.raises(RuntimeError, match="1 tasks in, 0 answers out"):
+        answers.finish_batch(engine, batch.batch_id, tasks=1)
+    assert state_of(engine, batch.batch_id) == "running"
+
+
+def _messages(engine: Engine) -> int:
+    with engine.connect() as connection:
+        query = select(func.count()).select_from(tables.messages)
+        return connection.execute(query).scalar_one()
+
+
+def _replies(engine: Engine) -> set[tuple[str, int]]:
+    """Replies in the journal: of which question, and after how many messages."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(tables.messages)).all()
+    return {
+        (f"q{row.task_id[1:]}", row.ordinal) for row in rows if row.message["role"] == "assistant"
+    }
+
+
+def _turn(body: dict[str, Any]) -> tuple[str, int]:
+    return question(body), len(body["messages"])
+
+
+if __name__ == "__main__":
+    asyncio.run(
+        run(
+            open_database(Path(sys.argv[1])),
+            tasks_of(*(f"q{n}" for n in range(20))),
+            sys.argv[2],
+        )
+    )

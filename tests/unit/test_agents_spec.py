@@ -1,0 +1,255 @@
+"""What an agent and a task may be, and the pure decisions around a batch."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from pydantic import BaseModel, ValidationError
+
+from agent_pipelines.agents.admission import admit
+from agent_pipelines.agents.citations import Retrieved
+from agent_pipelines.agents.schemas import (
+    answer_schema,
+    call_schema,
+    inlined,
+    problem,
+    without,
+)
+from agent_pipelines.agents.spec import AgentSpec
+from agent_pipelines.agents.tasks import read_tasks
+from agent_pipelines.agents.tools import ToolResult
+from agent_pipelines.errors import UserError
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "tasks.jsonl"
+    path.write_text(text)
+    return path
+
+
+class TestTasks:
+    def test_ids_are_explicit_or_follow_from_the_content(self, tmp_path: Path) -> None:
+        path = written(
+            tmp_path,
+            '{"task_id": "a", "question": "one?"}\n\n{"question": "two?"}\n{"x": 1, "y": 2}\n',
+        )
+        again = written(tmp_path / "..", '{"y": 2, "x": 1}\n')
+        explicit, question, fields = read_tasks(path)
+        assert explicit.task_id == "a"
+        assert explicit.prompt == "one?"
+        assert question.prompt == "two?"
+        assert read_tasks(again)[0].task_id == fields.task_id != question.task_id
+        assert fields.prompt == '{"x": 1, "y": 2}'
+
+    def test_duplicates_are_named(self, tmp_path: Path) -> None:
+        text = (
+            '{"question": "a"}\n{"task_id": 7, "question": "b"}\n{"task_id": "7", "question": "c"}'
+        )
+        with pytest.raises(UserError, match="7 on lines 2, 3"):
+            read_tasks(written(tmp_path, text))
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "{",
+            "[]",
+            "{}",
+            '{"task_id": "a"}',
+            '{"task_id": "", "q": 1}',
+            '{"task_id": true, "q": 1}',
+        ],
+    )
+    def test_a_bad_line_is_named(self, tmp_path: Path, line: str) -> None:
+        with pytest.raises(UserError, match=r"tasks.jsonl, line 2 is not a task"):
+            read_tasks(written(tmp_path, '{"question": "a"}\n' + line))
+
+    def test_no_tasks_and_no_file_are_errors(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="holds no task"):
+            read_tasks(written(tmp_path, "\n"))
+        with pytest.raises(UserError, match="cannot be read"):
+            read_tasks(tmp_path / "missing.jsonl")
+
+    def test_a_line_separator_inside_a_text_ends_no_line(self, tmp_path: Path) -> None:
+        assert len(read_tasks(written(tmp_path, '{"question": "a\u2028b"}\n'))) == 1
+
+
+class TestSpec:
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"unknown": 1}, "unknown"),
+            ({"tools": ["search", "search"], "index": "i"}, "twice"),
+            ({"tools": ["search"]}, "index must name"),
+            ({"bound_arguments": {"other": {"a": 1}}}, "not in tools"),
+            ({"must_consult": True}, "at least one tool"),
+            ({"output_schema": {"type": "string"}}, "type: object"),
+            ({"output_schema": {"type": 3}}, "not a JSON Schema"),
+            (
+                {"output_schema": {"type": "object", "properties": {"citations": {}}}},
+                "to the harness",
+            ),
+            (
+                {"tool_calls": "structured", "tools": ["t"], "limits": {"turns": 1}},
+                "turns >= 2",
+            ),
+        ],
+    )
+    def test_what_cannot_work_is_refused(self, change: dict[str, Any], said: str) -> None:
+        with pytest.raises(ValidationError, match=said):
+            AgentSpec.model_validate({"name": "a", "instructions": "b"} | change)
+
+    def test_an_index_tool_reads_the_index_of_the_agent(self) -> None:
+        spec = AgentSpec(
+            name="a",
+            instructions="b",
+            tools=("search", "other"),
+            index="runbooks",
+            bound_arguments={"search": {"limit": 3, "index": "elsewhere"}},
+        )
+        assert spec.bound("search") == {"limit": 3, "index": "runbooks"}
+        assert spec.bound("other") == {}
+
+    def test_consulting_first_is_the_rule_where_a_model_cannot_choose(self) -> None:
+        native = AgentSpec(name="a", instructions="b", tools=("t",))
+        assert not native.consults
+        assert AgentSpec(**(native.model_dump() | {"tool_calls": "structured"})).consults
+
+
+class TestSchemas:
+    def test_references_are_inlined(self) -> None:
+        class Step(BaseModel):
+            text: str
+
+        class Plan(BaseModel):
+            steps: list[Step]
+
+        schema = inlined(Plan.model_json_schema())
+        assert "$defs" not in schema
+        assert schema["properties"]["steps"]["items"]["properties"]["text"]["type"] == "string"
+
+    def test_a_recursive_reference_is_refused(self) -> None:
+        tree = {"type": "object", "$defs": {"t": {"items": {"$ref": "#/$defs/t"}}}}
+        with pytest.raises(ValueError, match="recursive"):
+            inlined(tree | {"properties": {"t": {"$ref": "#/$defs/t"}}})
+
+    def test_bound_arguments_are_not_shown(self) -> None:
+        schema = {
+            "type": "object",
+            "properties": {"index": {"type": "string"}, "query": {"type": "string"}},
+            "required": ["index", "query"],
+        }
+        shown = without(schema, ["index"])
+        assert shown["required"] == ["query"]
+        assert list(shown["properties"]) == ["query"]
+        assert "index" in schema["properties"]
+
+    def test_every_string_of_a_turn_has_an_end(self) -> None:
+        turn = call_schema(
+            "t",
+            {
+                "type": "object",
+                "properties": {
+                    "title": {"type": "string"},
+                    "own": {"type": "string", "maxLength": 9},
+                    "kind": {"type": "string", "enum": ["a"]},
+                    "many": {"type": "array", "items": {"type": "string"}},
+                },
+            },
+        )
+        arguments = turn["properties"]["arguments"]["properties"]
+        assert arguments["title"] == {"type": "string", "maxLength": 120}
+        assert arguments["own"]["maxLength"] == 9
+        assert "maxLength" not in arguments["kind"]
+        assert arguments["many"]["items"]["maxLength"] == 120
+        assert turn["properties"]["arguments"]["additionalProperties"] is False
+
+    def test_an_answer_cites_what_was_retrieved(self) -> None:
+        output = {"type": "object", "properties": {"answer": {"type": "string"}}}
+        assert "citations" not in answer_schema(output, [])["properties"]
+        schema = answer_schema(output, ["c1", "c2"])
+        validator = Draft202012Validator(schema)
+        assert validator.is_valid({"answer": "x", "citations": ["c2"]})
+        assert not validator.is_valid({"answer": "x", "citations": ["c3"]})
+        assert not validator.is_valid({"answer": "x", "citations": []})
+        assert not validator.is_valid({"answer": "x"})
+        assert "citations" not in output["properties"]
+
+    def test_problems_are_said_in_words(self) -> None:
+        output = {
+            "type": "object",
+            "properties": {"n": {"type": "integer"}},
+            "required": ["n"],
+        }
+        assert problem({"n": 1, "citations": ["c9"]}, output, cites=True) is None
+        assert "JSON object" in (problem(None, output, cites=False) or "")
+        assert "'n' is a required property" in (problem({}, output, cites=False) or "")
+        assert "citations" in (problem({"n": 1}, output, cites=True) or "")
+        assert "list" in (problem({"n": 1, "citations": "c1"}, output, cites=True) or "")
+
+
+def hit(number: int, text: str = "text") -> dict[str, Any]:
+    return {
+        "chunk_id": f"id-{number}",
+        "document_id": f"doc-{number}",
+        "content_hash": "ff",
+        "uri": "file:///x",
+        "title": f"Title {number}",
+        "text": text,
+        "score": 1.0,
+    }
+
+
+class TestCitations:
+    def test_a_chunk_keeps_its_ref(self) -> None:
+        retrieved = Retrieved()
+        first = {"sequence": 9, "hits": [hit(1), hit(2)]}
+        second = {"sequence": 8, "hits": [hit(2), hit(3)]}
+        retrieved.admit(ToolResult(False, "", first), characters=1000)
+        text = retrieved.admit(ToolResult(False, "", second), characters=1000)
+        assert text == "[c2] Title 2\ntext\n\n[c3] Title 3\ntext"
+        assert retrieved.refs == ["c1", "c2", "c3"]
+        assert retrieved.sequence == 8
+
+    def test_what_was_not_retrieved_is_marked(self) -> None:
+        retrieved = Retrieved()
+        retrieved.admit(ToolResult(False, "", {"hits": [hit(1)]}), characters=1000)
+        by_ref, unknown = retrieved.resolve(["[c1]", "id-1", "c1", "c7"])
+        assert (by_ref.chunk_id, by_ref.content_hash, by_ref.retrieved) == (
+            "id-1",
+            "ff",
+            True,
+        )
+        assert (unknown.chunk_id, unknown.retrieved) == ("c7", False)
+
+    def test_what_does_not_fit_cannot_be_cited(self) -> None:
+        retrieved = Retrieved()
+        hits = [hit(1, "a" * 300), hit(2)]
+        text = retrieved.admit(ToolResult(False, "", {"hits": hits}), characters=200)
+        assert text is not None
+        assert text.endswith("(cut)")
+        assert retrieved.refs == ["c1"]
+
+    @pytest.mark.parametrize("structured", [None, {}, {"hits": "x"}, {"hits": [{"text": "x"}]}])
+    def test_other_results_hold_no_passages(self, structured: Any) -> None:
+        assert Retrieved().admit(ToolResult(False, "t", structured), characters=100) is None
+
+
+class TestAdmission:
+    def test_all_true_is_admitted_without_a_label(self) -> None:
+        decision = admit("block", [("a", "true"), ("b", "true")])
+        assert decision.allowed
+        assert decision.false_signals == ()
+
+    @pytest.mark.parametrize("state", ["false", "cannot tell"])
+    def test_a_doubt_blocks_or_labels(self, state: Any) -> None:
+        readings: Any = [("fresh", "true"), ("complete", state)]
+        blocked, labelled = admit("block", readings), admit("label", readings)
+        assert not blocked.allowed
+        assert labelled.allowed
+        assert labelled.false_signals == ("complete",)
+        assert f"complete: {state}" in blocked.reason
+
+    def test_no_signal_is_no_evidence(self) -> None:
+        assert not admit("block", []).allowed
+        assert admit("label", []).allowed
