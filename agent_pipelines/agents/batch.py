@@ -22,6 +22,7 @@ from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import Toolbox, ToolSession
+from agent_pipelines.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +70,13 @@ async def run_batch(
     run again: answered tasks are not repeated, begun conversations go on from their journal.
 
     Raises:
-        UserError: the agent's tools do not fit its tool server.
+        UserError: the agent's tools do not fit its tool server, or a task lacks a field.
         ToolTransportError: the tool server does not answer at the start.
     """
     started = time.perf_counter()
     prompt_tokens = completion_tokens = 0
     try:
+        _check_fields(spec, tasks)
         toolbox = await Toolbox.open(spec, tools)
         finished = await asyncio.to_thread(answers.answered_ids, engine, batch.batch_id)
         counts = await asyncio.to_thread(answers.outcomes, engine, batch.batch_id)
@@ -114,6 +116,16 @@ async def run_batch(
         latency_p50=whole.latency(0.50),
         latency_p95=whole.latency(0.95),
     )
+
+
+def _check_fields(spec: AgentSpec, tasks: Sequence[Task]) -> None:
+    for task in tasks:
+        if missing := spec.task_fields - set(task.inputs):
+            raise UserError(
+                f"task {task.task_id!r} has no field {', '.join(sorted(missing))}, which "
+                f"bound_arguments of agent {spec.name!r} stand for",
+                remedy="add it to the task, or take it out of bound_arguments",
+            )
 
 
 async def _answer(

@@ -110,7 +110,7 @@ class _Conversation:
     last_tool_error: str | None = None
 
     def __post_init__(self) -> None:
-        self.mode = mode_of(self.spec, self.toolbox)
+        self.mode = mode_of(self.spec, self.toolbox, self.task.prompt)
 
     def take(self, message: Message) -> None:
         """Count a finished message, fresh or from the journal: both lead to the same state."""
@@ -218,7 +218,7 @@ class _Conversation:
             [{k: v for k, v in message.items() if k != TRACE} for message in self.messages],
             temperature=self.spec.temperature,
             completion_tokens=limits.completion_tokens,
-            options=options,
+            options={**options, **self.spec.extensions},
         )
         trace: dict[str, Any] = {
             "prompt_tokens": reply.prompt_tokens,
@@ -265,7 +265,8 @@ class _Conversation:
         if tool is not None and interrupted and not tool.repeatable:
             return ToolResult(True, _OUTCOME_UNKNOWN), True
         sent = tool is not None and call.arguments is not None
-        return await self.toolbox.call(call.tool, call.arguments), sent
+        called = await self.toolbox.call(call.tool, call.arguments, self.task.inputs)
+        return called, sent
 
     async def _bring(self, call: Call, result: ToolResult, sent: bool) -> None:
         known = len(self.retrieved.refs)

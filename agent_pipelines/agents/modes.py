@@ -52,9 +52,11 @@ class Mode(Protocol):
         ...
 
 
-def mode_of(spec: AgentSpec, toolbox: Toolbox) -> Mode:
-    """The mode an agent asks for."""
-    return (NativeMode if spec.tool_calls == "native" else StructuredMode)(spec, toolbox)
+def mode_of(spec: AgentSpec, toolbox: Toolbox, prompt: str) -> Mode:
+    """The mode an agent asks for, for a task with this prompt."""
+    if spec.tool_calls == "native":
+        return NativeMode(spec, toolbox)
+    return StructuredMode(spec, toolbox, prompt)
 
 
 class NativeMode:
@@ -113,9 +115,10 @@ class NativeMode:
 class StructuredMode:
     """A grammar admits exactly the turns that are allowed, so even a tiny model keeps the form."""
 
-    def __init__(self, spec: AgentSpec, toolbox: Toolbox) -> None:
+    def __init__(self, spec: AgentSpec, toolbox: Toolbox, prompt: str) -> None:
         self._spec = spec
         self._toolbox = toolbox
+        self._prompt = prompt
 
     def system(self) -> str:
         """Short: the grammar carries the rules, and a tiny model loses itself in long prompts."""
@@ -143,8 +146,12 @@ class StructuredMode:
         return [Call("", str(value["tool"]), _object(value.get("arguments")))]
 
     def result(self, call: Call, text: str) -> Message:
-        """A user message: templates of small models know no tool role."""
-        return {"role": "user", "content": f"Result of {call.tool}:\n\n{text}"}
+        """A user message: templates of small models know no tool role.
+
+        It ends with the task, which a small model has lost sight of after a page of text.
+        """
+        content = f"Result of {call.tool}:\n\n{text}\n\nFrom this, answer: {self._prompt}"
+        return {"role": "user", "content": content}
 
 
 def _object(value: Any) -> Mapping[str, Any] | None:

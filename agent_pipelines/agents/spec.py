@@ -4,6 +4,7 @@ Belongs here: fields, their meaning and their limits. Does not belong here: wher
 tools are (resources) or how its turns are put to the model (`modes.py`).
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -14,11 +15,19 @@ from agent_pipelines.agents.schemas import check_output_schema
 #: Tools of the search tool server that read one index: theirs is the agent's, never the model's.
 INDEX_TOOLS = ("search", "fetch")
 
+_TASK_FIELD = re.compile(r"\{(\w+)\}")
+
 _ANSWER_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"answer": {"type": "string", "minLength": 1}},
     "required": ["answer"],
 }
+
+
+def task_field(value: Any) -> str | None:
+    """The field that a bound argument such as ``{question}`` stands for; None for a plain value."""
+    found = _TASK_FIELD.fullmatch(value) if isinstance(value, str) else None
+    return found[1] if found else None
 
 
 class Limits(BaseModel):
@@ -49,7 +58,8 @@ class AgentFields(BaseModel):
     tools: tuple[str, ...] = Field(default=(), description="Tools it may call; no others exist.")
     bound_arguments: Mapping[str, Mapping[str, Any]] = Field(
         default_factory=dict,
-        description="Per tool, arguments fixed here: the model neither sees nor sets them.",
+        description="Per tool, arguments fixed here: the model neither sees nor sets them. "
+        "A text such as `{question}` stands for that field of the task.",
     )
     must_consult: bool | None = Field(
         default=None,
@@ -61,6 +71,13 @@ class AgentFields(BaseModel):
     )
     limits: Limits = Limits()
     temperature: float = Field(default=0.0, ge=0, le=2)
+    repetition_penalty: float | None = Field(
+        default=None,
+        gt=0,
+        le=2,
+        description="Above 1 keeps small models from repeating themselves. An extension of vLLM; "
+        "leave it out for servers that do not know it.",
+    )
     concurrency: int = Field(default=8, ge=1, description="Tasks at once.")
     index: str | None = Field(default=None, description="The index its search tools read.")
     on_stale_index: Literal["block", "label"] = Field(
@@ -100,6 +117,19 @@ class AgentFields(BaseModel):
         """Arguments of ``tool`` that this agent fixes; an index tool reads the agent's index."""
         own = dict(self.bound_arguments.get(tool, {}))
         return own | {"index": self.index} if tool in INDEX_TOOLS else own
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """What a request carries beyond the OpenAI protocol; nothing where nothing is set."""
+        if self.repetition_penalty is None:
+            return {}
+        return {"extra_body": {"repetition_penalty": self.repetition_penalty}}
+
+    @property
+    def task_fields(self) -> frozenset[str]:
+        """Fields that every task must have, because a bound argument stands for them."""
+        values = [value for bound in self.bound_arguments.values() for value in bound.values()]
+        return frozenset(field for value in values if (field := task_field(value)))
 
 
 class AgentSpec(AgentFields):

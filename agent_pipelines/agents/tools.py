@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from agent_pipelines.agents.schemas import Schema, inlined, without
-from agent_pipelines.agents.spec import AgentSpec
+from agent_pipelines.agents.spec import AgentSpec, task_field
 from agent_pipelines.errors import UserError
 
 
@@ -100,8 +100,12 @@ class Toolbox:
         """The tool of that name, if this agent may call it."""
         return self._tools.get(name)
 
-    async def call(self, name: str, arguments: Mapping[str, Any] | None) -> ToolResult:
+    async def call(
+        self, name: str, arguments: Mapping[str, Any] | None, inputs: Mapping[str, Any]
+    ) -> ToolResult:
         """Call an allowed tool. Any other name, or arguments that are no object, reach nobody.
+
+        ``inputs`` are the task's fields, for bound arguments that stand for one of them.
 
         Raises:
             ToolTransportError: the tool server does not answer.
@@ -112,7 +116,11 @@ class Toolbox:
             return ToolResult(True, f"There is no tool {name!r}. Tools you may call: {allowed}.")
         if arguments is None:
             return ToolResult(True, "The arguments were not a JSON object. Call the tool again.")
-        return await self._session.call(name, {**arguments, **tool.bound})
+        bound = {
+            key: inputs[field] if (field := task_field(value)) else value
+            for key, value in tool.bound.items()
+        }
+        return await self._session.call(name, {**arguments, **bound})
 
 
 def _restricted(info: ToolInfo, spec: AgentSpec) -> Tool:
