@@ -55,7 +55,7 @@ def _session(assets: Path | None) -> Iterator["Session"]:
 
 
 def _print_json(document: Any) -> None:
-    print(json.dumps(document, default=str, indent=2))
+    typer.echo(json.dumps(document, default=str, indent=2))
 
 
 def _finish_jobs(results: list[Any], as_json: bool) -> None:

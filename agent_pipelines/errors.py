@@ -1,7 +1,7 @@
 """The one error a person is meant to read.
 
 Belongs here: errors caused by configuration, input or surroundings that a user can put right.
-Does not belong here: bugs, and failures of a single document or task (those are recorded, not raised).
+Does not belong here: bugs, and failures of a single document or task (recorded, not raised).
 """
 
 

@@ -128,9 +128,7 @@ class Session:
 
         def launch() -> Launch:
             model = self.settings.llm_model or packaged_llm(self.settings.cache_dir, say)
-            return vllm.launch(
-                model, self.settings.state_dir, served_name=Path(model).name
-            )
+            return vllm.launch(model, self.settings.state_dir, served_name=Path(model).name)
 
         self._parts.ensure("vllm", launch, progress=say)
 

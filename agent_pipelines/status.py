@@ -71,9 +71,7 @@ def index_status(component: IndexComponent) -> IndexStatus:
         if before is None or (unseen and signal.depth == "tick"):
             reason = unseen.message if unseen else "never evaluated"
             signals.append(
-                Recorded(
-                    signal.name, State.CANNOT_TELL, now, now, reason, signal.statement, ()
-                )
+                Recorded(signal.name, State.CANNOT_TELL, now, now, reason, signal.statement, ())
             )
         else:
             signals.append(before)
@@ -104,5 +102,5 @@ def agent_status(engine: Engine, name: str) -> AgentStatus:
             .group_by(answers.c.outcome)
         )
         return AgentStatus(
-            name, row.batch_id, row.state, row.started_at, {o: n for o, n in outcomes}
+            name, row.batch_id, row.state, row.started_at, dict(outcomes.tuples().all())
         )

@@ -132,7 +132,10 @@ class SentenceTransformerEmbedder:
     def _loaded(self) -> "SentenceTransformer":
         if self._model is None:
             from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging
 
+            # A bar per loaded tensor says nothing to anyone and breaks ours.
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             self._model = SentenceTransformer(str(self._folder), local_files_only=True)
         return self._model
 
@@ -149,7 +152,9 @@ class SentenceTransformerEmbedder:
 
 
 def _weights(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json") and p.is_file())
+    return sorted(
+        p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json") and p.is_file()
+    )
 
 
 def _weights_digest(folder: Path) -> str:
@@ -165,4 +170,6 @@ def _stat_key(folder: Path) -> str:
         (p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns)
         for p in _weights(folder)
     ]
-    return hashlib.sha256(json.dumps([str(folder.resolve()), *map(list, stats)]).encode()).hexdigest()[:32]
+    return hashlib.sha256(
+        json.dumps([str(folder.resolve()), *map(list, stats)]).encode()
+    ).hexdigest()[:32]

@@ -150,7 +150,7 @@ def outcomes(engine: Engine, batch_id: str) -> Counter[str]:
         .group_by(answers.c.outcome)
     )
     with engine.connect() as connection:
-        return Counter({outcome: count for outcome, count in connection.execute(query)})
+        return Counter(dict(connection.execute(query).tuples().all()))
 
 
 def read_answers(engine: Engine, batch_id: str) -> Iterator[Answer]:

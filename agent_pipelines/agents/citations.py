@@ -63,7 +63,7 @@ class Retrieved:
         hits = structured.get("hits", [structured["hit"]] if "hit" in structured else None)
         if result.is_error or not isinstance(hits, list):
             return None
-        if not all(isinstance(hit, Mapping) and _FIELDS <= hit.keys() for hit in hits):
+        if not all(isinstance(hit, Mapping) and hit.keys() >= _FIELDS for hit in hits):
             return None
         if not hits:
             return "Nothing was found. Try other words."

@@ -186,9 +186,7 @@ def show(console: Console, results: list[Result]) -> None:
     agents = [r for r in results if r.kind == "agent" and r.outcome]
     if indexes:
         columns = ("listed", "changed", "deleted", "failed", "embedded", "chunks", "snapshot")
-        rows = [
-            (r.name, *(_shown(r.as_json().get(column)) for column in columns)) for r in indexes
-        ]
+        rows = [(r.name, *(_shown(r.as_json().get(column)) for column in columns)) for r in indexes]
         console.print(table(("index", *columns), rows))
     if agents:
         rows = []
@@ -200,17 +198,17 @@ def show(console: Console, results: list[Result]) -> None:
                     _shown(answered.get("tasks")),
                     counts(_outcomes(answered)),
                     _shown(answered.get("tokens_per_second")),
-                    f"{_shown(answered.get('latency_p50'))} / {_shown(answered.get('latency_p95'))}",
+                    " / ".join(_shown(answered.get(f"latency_{p}")) for p in ("p50", "p95")),
                 )
             )
-        console.print(
-            table(("agent", "tasks", "outcomes", "tokens/s", "p50 / p95 seconds"), rows)
-        )
+        console.print(table(("agent", "tasks", "outcomes", "tokens/s", "p50 / p95 seconds"), rows))
     if checks:
         console.print(table(("asset", "check", "", "observed"), checks))
     for result in results:
         if result.error:
-            console.print(f"[bold red]{result.kind} {result.name} failed:[/bold red] {result.error}")
+            console.print(
+                f"[bold red]{result.kind} {result.name} failed:[/bold red] {result.error}"
+            )
         elif result.failed_checks:
             console.print(
                 f"[bold red]{result.kind} {result.name}: checks failed:[/bold red] "

@@ -148,7 +148,7 @@ class AgentComponent(dg.Component):
 
         return tasks
 
-    def _answers(self) -> dg.AssetsDefinition:
+    def _answers(self) -> Any:
         upstream = [self.key("tasks")] + ([self._index.key("live")] if self._index else [])
 
         @dg.asset(
@@ -225,9 +225,7 @@ class AgentComponent(dg.Component):
         engine = lease.engine
         async with AsyncExitStack() as stack:
             model = await stack.enter_async_context(llm.open())
-            session = (
-                await stack.enter_async_context(tools.session()) if self.spec.tools else None
-            )
+            session = await stack.enter_async_context(tools.session()) if self.spec.tools else None
             batch = answers.open_batch(
                 engine,
                 self.spec,

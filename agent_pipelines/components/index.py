@@ -137,7 +137,8 @@ class IndexComponent(dg.Component):
         return {
             "key": self.key(asset),
             "group_name": self.name,
-            "description": description + (f"\n\n{self.config.description}" * bool(self.config.description)),
+            "description": description
+            + (f"\n\n{self.config.description}" * bool(self.config.description)),
         }
 
     def _documents(self) -> Any:
@@ -157,7 +158,7 @@ class IndexComponent(dg.Component):
 
         return documents
 
-    def _index(self) -> dg.AssetsDefinition:
+    def _index(self) -> Any:
         @dg.asset(
             **self._common("index", "Chunks and vectors of every document, in one generation."),
             deps=[self.key("documents")],
@@ -185,7 +186,7 @@ class IndexComponent(dg.Component):
 
         return index
 
-    def _live(self) -> dg.AssetsDefinition:
+    def _live(self) -> Any:
         @dg.asset(
             **self._common("live", "What agents get: the alias and the committed snapshot."),
             deps=[self.key("index")],

@@ -70,7 +70,9 @@ def evaluations(
     """Readings as events that a sensor may report without starting a run."""
     return [
         dg.AssetCheckEvaluation(
-            asset_key=component.key(signal.guards), check_name=signal.name, **result(signal, reading)
+            asset_key=component.key(signal.guards),
+            check_name=signal.name,
+            **result(signal, reading),
         )
         for signal, reading in readings.items()
     ]

@@ -131,7 +131,10 @@ def _result(
         run_requests=[
             dg.RunRequest(
                 job_name=component.job_name,
-                tags={"agent-pipelines/signal": ask_for, "agent-pipelines/attempt": str(after.attempts)},
+                tags={
+                    "agent-pipelines/signal": ask_for,
+                    "agent-pipelines/attempt": str(after.attempts),
+                },
             )
         ]
         if ask and ask_for

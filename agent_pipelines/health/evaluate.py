@@ -7,7 +7,7 @@ belong here: who asks (sensor, checks, `status`, a batch at its start).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Engine, select
 
@@ -68,13 +68,13 @@ def record(engine: Engine, subject: str, readings: Mapping[Signal, Reading]) -> 
         rows = []
         for signal, reading in readings.items():
             before = known.get(signal.name)
-            unchanged = before is not None and before.state == reading.state
+            since = before.since if before and before.state == reading.state else now
             rows.append(
                 {
                     "subject": subject,
                     "name": signal.name,
                     "state": str(reading.state),
-                    "since": before.since if unchanged else now,
+                    "since": since,
                     "evaluated_at": now,
                     "observed": reading.observed,
                     "expected": reading.expected,

@@ -66,18 +66,16 @@ def forget(engine: Engine, index: str, collection: str) -> None:
     upserted = source_changes.c.version == in_ledger.scalar_subquery()
     with write(engine) as connection:
         connection.execute(
-            delete(source_changes).where(
-                source_changes.c.index_name == index, deleted | upserted
-            )
+            delete(source_changes).where(source_changes.c.index_name == index, deleted | upserted)
         )
 
 
 def oldest(engine: Engine, index: str) -> datetime | None:
     """When the oldest known change that is not live happened; None if there is none."""
+    query = select(func.min(source_changes.c.since)).where(source_changes.c.index_name == index)
     with engine.connect() as connection:
-        return connection.scalar(
-            select(func.min(source_changes.c.since)).where(source_changes.c.index_name == index)
-        )
+        since: datetime | None = connection.scalar(query)
+    return since
 
 
 def _dated(ref: Ref | None, earliest: datetime, latest: datetime) -> datetime:

@@ -138,9 +138,7 @@ def _all(engine: Engine, index: str) -> list[Generation]:
     )
     with engine.connect() as connection:
         return [
-            Generation(
-                row.collection, row.fingerprint, row.state, row.source_digest, row.listed_at
-            )
+            Generation(row.collection, row.fingerprint, row.state, row.source_digest, row.listed_at)
             for row in connection.execute(query)
         ]
 

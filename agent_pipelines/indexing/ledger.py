@@ -183,7 +183,7 @@ class Ledger:
             .group_by(table.c.state)
         )
         with self._engine.connect() as connection:
-            return defaultdict(int, {state: n for state, n in connection.execute(query)})
+            return defaultdict(int, connection.execute(query).tuples().all())
 
     def manifest_digest(self) -> str:
         """SHA-256 over every chunk's id, hash and position, in order of id."""
@@ -204,9 +204,7 @@ class Ledger:
             self._put_documents(connection, writes, state="pending")
             self._put_chunks(connection, writes, state="writing")
             for ids in _slices([id_ for w in writes for id_ in w.retire]):
-                connection.execute(
-                    update(chunks).where(*self._these(ids)).values(state="retiring")
-                )
+                connection.execute(update(chunks).where(*self._these(ids)).values(state="retiring"))
 
     def confirm(self, writes: Sequence[DocumentWrite]) -> None:
         """Second phase: the store has confirmed; make it so."""
@@ -219,9 +217,7 @@ class Ledger:
                     )
             for ids in _slices([id_ for w in writes for id_ in w.retire]):
                 self._bury(connection, ids)
-            self._put_documents(
-                connection, [w for w in writes if not w.gone], state="indexed"
-            )
+            self._put_documents(connection, [w for w in writes if not w.gone], state="indexed")
             for ids in _slices([w.ref.id for w in writes if w.gone]):
                 connection.execute(
                     delete(documents).where(

@@ -103,5 +103,3 @@ def _says(snapshot: Snapshot) -> tuple[object, ...]:
         snapshot.manifest_digest,
         snapshot.failed_documents,
     )
-
-

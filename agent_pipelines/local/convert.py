@@ -9,6 +9,7 @@ from pathlib import Path
 
 
 def main(weights: Path, folder: Path) -> None:
+    """Write the model in `weights` (GGUF) to `folder` as safetensors, with its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -19,9 +20,7 @@ def main(weights: Path, folder: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
     )
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(
-        weights.parent, gguf_file=weights.name
-    ).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).save_pretrained(folder)
     # transformers makes the weights readable by their owner only; the cache may be shared.
     for file in folder.iterdir():
         file.chmod(0o644)

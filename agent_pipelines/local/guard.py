@@ -35,6 +35,7 @@ _GROUP_KILL_SECONDS = 5.0
 
 
 def main() -> int:
+    """Start the part that the order on standard input names, and see it to its end."""
     # The order comes over a pipe, not in argv: an environment may hold secrets, `ps` shows argv.
     # A starter that dies half-way through writing leaves no JSON, and so starts nothing.
     try:
@@ -105,7 +106,7 @@ def _start(order: Mapping[str, Any]) -> subprocess.Popen[bytes]:
             cwd=order["cwd"],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=die_with_guard,  # noqa: PLW1509 (a guard has one thread)
+            preexec_fn=die_with_guard,
         )
     except OSError as error:
         _say(f"{order['name']} cannot be started: {error}")
@@ -242,11 +243,7 @@ def _drain(descriptor: int) -> None:
 
 
 def _describe(status: int) -> str:
-    return (
-        f"exit status {status}"
-        if status >= 0
-        else f"signal {signal.Signals(-status).name}"
-    )
+    return f"exit status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
 
 
 def _say(line: str) -> None:

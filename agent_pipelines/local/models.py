@@ -77,15 +77,13 @@ def _convert(weights: Path, converted: Path) -> None:
                 check=True,
             )
         except subprocess.CalledProcessError as error:
-            last = "".join(
-                f"\n    {line}" for line in error.stdout.splitlines()[-_ERROR_LINES:]
-            )
+            last = "".join(f"\n    {line}" for line in error.stdout.splitlines()[-_ERROR_LINES:])
             raise UserError(
                 f"{weights.name} cannot be converted (exit status {error.returncode}){last}",
                 remedy="`uv sync --extra cpu` installs what it needs; or set LLM_BASE_URL",
             ) from error
         # Whole or not at all: a reader never sees half a model.
-        os.chmod(new, 0o755)
+        os.chmod(new, 0o755)  # noqa: S103 - weights are public, and other users may share the cache
         os.rename(new, converted)
         os.mkdir(new)  # for the context manager to remove
 

@@ -179,9 +179,7 @@ class Parts:
         progress(f"{name} is ready after {time.monotonic() - began:.1f} s")
         return order.addresses
 
-    def _attached(
-        self, name: str, launch: Callable[[], Launch] | None
-    ) -> Mapping[str, str]:
+    def _attached(self, name: str, launch: Callable[[], Launch] | None) -> Mapping[str, str]:
         """Wait for a part that somebody else started; `_Gone` when it ends meanwhile."""
         began = time.monotonic()
         while _guarded(self._state_dir, name):
@@ -207,17 +205,13 @@ class Parts:
             )
         raise _Gone
 
-    def _spawn(
-        self, name: str, order: Launch, start_lock: IO[bytes]
-    ) -> subprocess.Popen[bytes]:
+    def _spawn(self, name: str, order: Launch, start_lock: IO[bytes]) -> subprocess.Popen[bytes]:
         folder = _folder(self._state_dir)
         log = _log(self._state_dir, name)
         log.parent.mkdir(parents=True, exist_ok=True)
         if log.exists() and log.stat().st_size > _LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))
-        (folder / f"{name}.json").unlink(
-            missing_ok=True
-        )  # left by a guard that was killed
+        (folder / f"{name}.json").unlink(missing_ok=True)  # left by a guard that was killed
         message = json.dumps(
             {
                 "name": name,
@@ -239,7 +233,7 @@ class Parts:
                 raise Closed
             self._patience[name] = order.stop_timeout
             process = subprocess.Popen(
-                # By its path, isolated (-I) and without site (-S): quick, and standard library only.
+                # By its path, isolated (-I), without site (-S): quick, and standard library only.
                 [sys.executable, "-I", "-S", guard.__file__, name],
                 stdin=subprocess.PIPE,
                 stdout=output,
@@ -267,11 +261,7 @@ class Parts:
             # The record is written once the child exists: before that, whatever answers at this
             # address is somebody else.
             part = find(self._state_dir, order.name)
-            if (
-                part is not None
-                and part.guard == process.pid
-                and _answers(order.health_url)
-            ):
+            if part is not None and part.guard == process.pid and _answers(order.health_url):
                 return
             self._pause()
         raise UserError(
@@ -281,9 +271,7 @@ class Parts:
         )
 
     @contextlib.contextmanager
-    def _starting(
-        self, name: str, progress: Callable[[str], None]
-    ) -> Iterator[IO[bytes]]:
+    def _starting(self, name: str, progress: Callable[[str], None]) -> Iterator[IO[bytes]]:
         """One starter at a time among all processes."""
         with open(_folder(self._state_dir) / f"{name}.start", "a+b") as file:
             if not _locked(file, fcntl.LOCK_EX):

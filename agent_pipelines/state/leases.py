@@ -83,16 +83,13 @@ def _take(engine: Engine, name: str) -> Lease:
                 "at least)",
                 remedy="wait for it to finish, or end that process",
             )
-        values = {
-            "token": held.token + 1 if held else 1,
-            "holder": _me(),
-            "expires_at": now + _TERM,
-        }
+        token: int = held.token + 1 if held else 1
+        values = {"token": token, "holder": _me(), "expires_at": now + _TERM}
         if held:
             connection.execute(update(leases).where(leases.c.name == name).values(**values))
         else:
             connection.execute(insert(leases).values(name=name, **values))
-    return Lease(engine, name, int(values["token"]))
+    return Lease(engine, name, token)
 
 
 def _me() -> str:

@@ -60,9 +60,7 @@ def test_the_packaged_llm_gives_a_structured_answer_and_leaves_nothing(
         assert set(json.loads(content)) == {"tool", "query"}
         assert "\n" not in content
     _, alive = psutil.wait_procs(family, timeout=1)
-    assert not [
-        process for process in alive if process.status() != psutil.STATUS_ZOMBIE
-    ]
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
     log = (tmp_path / "logs" / "vllm.log").read_text()
     assert "EngineDeadError" not in log
 

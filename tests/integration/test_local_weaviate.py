@@ -20,9 +20,7 @@ def binary() -> Path:
     return weaviate.obtain(Settings().cache_dir, print)
 
 
-def connected(
-    addresses: Mapping[str, str], key: str | None = None
-) -> client.WeaviateClient:
+def connected(addresses: Mapping[str, str], key: str | None = None) -> client.WeaviateClient:
     return client.connect_to_local(
         port=int(addresses["url"].rpartition(":")[2]),
         grpc_port=int(addresses["grpc"].rpartition(":")[2]),
@@ -45,13 +43,9 @@ def test_data_survives_a_restart_on_other_ports(tmp_path: Path, binary: Path) ->
         after = parts.ensure("weaviate", lambda: weaviate.launch(binary, tmp_path))
         assert not set(before.values()) & set(after.values())
         with connected(after) as to:
-            (found,) = (
-                to.collections.get("Things").query.near_vector([1.0, 0.0]).objects
-            )
+            (found,) = to.collections.get("Things").query.near_vector([1.0, 0.0]).objects
             assert found.properties == {"text": "kept"}
-            to.collections.get("Thing").data.insert(
-                {"text": "and writable"}, vector=[0.0, 1.0]
-            )
+            to.collections.get("Thing").data.insert({"text": "and writable"}, vector=[0.0, 1.0])
 
 
 def test_a_misspelt_collection_is_not_created(tmp_path: Path, binary: Path) -> None:
@@ -65,9 +59,7 @@ def test_a_misspelt_collection_is_not_created(tmp_path: Path, binary: Path) -> N
 
 def test_with_a_key_nobody_comes_in_without_it(tmp_path: Path, binary: Path) -> None:
     with Parts(tmp_path) as parts:
-        at = parts.ensure(
-            "weaviate", lambda: weaviate.launch(binary, tmp_path, "secret")
-        )
+        at = parts.ensure("weaviate", lambda: weaviate.launch(binary, tmp_path, "secret"))
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(f"{at['url']}/v1/schema", timeout=5)
         with connected(at, "secret") as to:

@@ -341,8 +341,8 @@ class TestOutages:
     def test_a_tool_that_does_not_exist_is_the_users_to_put_right(self) -> None:
         with pytest.raises(UserError, match="does not have: serach"):
             asyncio.run(Toolbox.open(spec_of(tools=("serach",)), Tools()))
-        with pytest.raises(UserError, match="binds arguments .* does not have: lim"):
-            bound = {"search": {"lim": 3}}
+        bound = {"search": {"lim": 3}}
+        with pytest.raises(UserError, match=r"binds arguments .* does not have: lim"):
             asyncio.run(Toolbox.open(spec_of(bound_arguments=bound), Tools()))
 
 

@@ -95,9 +95,7 @@ def test_when_every_way_fails_the_message_names_each_with_its_reason(
         assert reason in message
     assert "WEAVIATE_URL" in raised.value.remedy
     kept = tmp_path / "cache" / "weaviate" / weaviate.VERSION
-    assert [path.name for path in kept.iterdir()] == ["lock"], (
-        "no half of anything is kept"
-    )
+    assert [path.name for path in kept.iterdir()] == ["lock"], "no half of anything is kept"
 
 
 def test_the_cache_is_asked_first_and_nothing_else_is_touched(tmp_path: Path) -> None:
@@ -109,16 +107,15 @@ def test_the_cache_is_asked_first_and_nothing_else_is_touched(tmp_path: Path) ->
 def test_a_server_on_path_of_another_version_is_passed_over_and_named(
     tmp_path: Path,
 ) -> None:
-    note = "path\tgithub.com/weaviate/weaviate/cmd/weaviate-server\nmod\tgithub.com/weaviate/weaviate\tv{}\th1:\n"
-    old = program(
-        tmp_path / "bin" / "weaviate", SERVER + note.format("1.30.5").encode()
+    note = (
+        "path\tgithub.com/weaviate/weaviate/cmd/weaviate-server\n"
+        "mod\tgithub.com/weaviate/weaviate\tv{}\th1:\n"
     )
+    old = program(tmp_path / "bin" / "weaviate", SERVER + note.format("1.30.5").encode())
     unknown = program(tmp_path / "bin" / "weaviate-server")
     with pytest.raises(UserError) as raised:
         obtain(tmp_path, PATH=str(old.parent))
-    assert (
-        f"{old} is 1.30.5; {unknown} is of an unknown version" in raised.value.message
-    )
+    assert f"{old} is 1.30.5; {unknown} is of an unknown version" in raised.value.message
     program(unknown, SERVER + note.format(weaviate.VERSION).encode())
     assert obtain(tmp_path, PATH=str(old.parent)) == unknown
 
@@ -162,9 +159,7 @@ def test_a_release_that_is_not_what_was_published_is_refused(
     with pytest.raises(UserError) as raised:
         obtain(tmp_path, url)
     assert reason in raised.value.message
-    assert not (
-        tmp_path / "cache" / "weaviate" / weaviate.VERSION / "weaviate"
-    ).exists()
+    assert not (tmp_path / "cache" / "weaviate" / weaviate.VERSION / "weaviate").exists()
 
 
 @pytest.mark.skipif(shutil.which("go") is None, reason="no go here")

@@ -96,7 +96,8 @@ def start_user(tmp_path: Path) -> Iterator[Callable[[], User]]:
         if user.process.poll() is None:
             user.process.kill()
         user.process.wait()
-        assert user.process.stdin and user.process.stdout
+        assert user.process.stdin
+        assert user.process.stdout
         user.process.stdin.close()
         user.process.stdout.close()
     eventually(lambda: find(tmp_path, "echo") is None)
@@ -152,9 +153,7 @@ def test_a_second_user_attaches_and_the_last_one_out_stops_it(tmp_path: Path) ->
     assert not (tmp_path / "parts" / "echo.json").exists()
 
 
-def test_two_commands_at_once_start_one(
-    tmp_path: Path, start_user: Callable[[], User]
-) -> None:
+def test_two_commands_at_once_start_one(tmp_path: Path, start_user: Callable[[], User]) -> None:
     users = [start_user() for _ in range(4)]
     said = [line for user in users for line in user.wait_until("using")]
     assert said.count("starting echo") == 1
@@ -219,9 +218,7 @@ def test_kill_9_of_the_guard_leaves_nothing_and_the_user_gets_a_new_one(
         os.kill(pids[0], signal.SIGKILL)
         assert eventually(lambda: not any(runs(pid) for pid in pids)) < 1
         assert addresses(tmp_path, "echo") is None
-        assert parts.ensure("echo", lambda: server(tmp_path)) == before, (
-            "on the same ports"
-        )
+        assert parts.ensure("echo", lambda: server(tmp_path)) == before, "on the same ports"
         assert not set(tree(tmp_path)) & set(pids)
 
 
@@ -278,9 +275,7 @@ def test_the_child_does_not_inherit_a_deaf_ear_for_ctrl_c(tmp_path: Path) -> Non
         parts.ensure("echo", lambda: server(tmp_path))
         ignored = next(
             int(line.split()[1], 16)
-            for line in Path(f"/proc/{running(tmp_path).child}/status")
-            .read_text()
-            .splitlines()
+            for line in Path(f"/proc/{running(tmp_path).child}/status").read_text().splitlines()
             if line.startswith("SigIgn")
         )
         assert not ignored >> (signal.SIGINT - 1) & 1
@@ -327,17 +322,12 @@ def test_without_start_a_part_is_attached_to_or_reported_unavailable(
             parts.ensure("echo", lambda: pytest.fail("started"), start=False)
         with Parts(tmp_path) as starter:
             found = starter.ensure("echo", lambda: server(tmp_path))
-            assert (
-                parts.ensure("echo", lambda: pytest.fail("started"), start=False)
-                == found
-            )
+            assert parts.ensure("echo", lambda: pytest.fail("started"), start=False) == found
         assert addresses(tmp_path, "echo") == found, "kept by the one that attached"
 
 
 @pytest.mark.parametrize("moment", ["starting", "using"])
-def test_ctrl_c_leaves_nothing(
-    tmp_path: Path, start_user: Callable[[], User], moment: str
-) -> None:
+def test_ctrl_c_leaves_nothing(tmp_path: Path, start_user: Callable[[], User], moment: str) -> None:
     user = start_user()
     user.wait_until(moment)
     if moment == "starting":
@@ -389,9 +379,7 @@ def test_a_proxy_in_the_environment_does_not_hide_loopback(
         assert parts.ensure("echo", lambda: server(tmp_path))
 
 
-def test_an_overgrown_log_is_set_aside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_overgrown_log_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "logs" / "echo.log"
     log.parent.mkdir()
     log.write_bytes(b"x" * 10_000_001)

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PathDistribution
+from email import message_from_string
 from pathlib import Path
 from typing import Literal
 
@@ -76,7 +76,7 @@ class DistributionsSource:
         file = next((f for f in self._metadata_files() if _name(f) == ref.id), None)
         if file is None:
             raise DocumentError("was uninstalled while the sync ran")
-        metadata = PathDistribution(file.parent).metadata
+        metadata = message_from_string(extraction.decode(file.read_bytes()))
         content_type = metadata["Description-Content-Type"] or ""
         text = extraction.checked(str(metadata.get_payload() or metadata["Description"] or ""))
         return Document(

@@ -88,9 +88,7 @@ def upgrade() -> None:
         sa.Column("listed_at", UtcDateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("collection", name=op.f("pk_generations")),
     )
-    op.create_index(
-        op.f("ix_generations_index_name"), "generations", ["index_name"], unique=False
-    )
+    op.create_index(op.f("ix_generations_index_name"), "generations", ["index_name"], unique=False)
     op.create_table(
         "leases",
         sa.Column("name", sa.String(length=255), nullable=False),
@@ -114,9 +112,7 @@ def upgrade() -> None:
         sa.Column("ordinal", sa.Integer(), nullable=False),
         sa.Column("message", sa.JSON(), nullable=False),
         sa.Column("recorded_at", UtcDateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint(
-            "batch_id", "task_id", "ordinal", name=op.f("pk_messages")
-        ),
+        sa.PrimaryKeyConstraint("batch_id", "task_id", "ordinal", name=op.f("pk_messages")),
     )
     op.create_table(
         "signals",
@@ -150,9 +146,7 @@ def upgrade() -> None:
         sa.Column("document_id", sa.String(length=1024), nullable=False),
         sa.Column("version", sa.String(length=255), nullable=False),
         sa.Column("since", UtcDateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint(
-            "index_name", "document_id", name=op.f("pk_source_changes")
-        ),
+        sa.PrimaryKeyConstraint("index_name", "document_id", name=op.f("pk_source_changes")),
     )
     op.create_table(
         "tombstones",
@@ -163,6 +157,4 @@ def upgrade() -> None:
         sa.Column("retired_at", UtcDateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("index_name", "chunk_id", name=op.f("pk_tombstones")),
     )
-    op.create_index(
-        op.f("ix_tombstones_retired_at"), "tombstones", ["retired_at"], unique=False
-    )
+    op.create_index(op.f("ix_tombstones_retired_at"), "tombstones", ["retired_at"], unique=False)
