@@ -4,10 +4,11 @@ Belongs here: arguments, exit codes and what a program reads. Does not belong he
 does (`commands/`), or anything a Dagster run or a sensor would need too.
 
 Exit codes: 0 done and true; 1 something is false or failed; 2 a person must change something, or
-`status` cannot tell; 130 interrupted.
+`status` cannot tell; 130 interrupted, by Ctrl-C or SIGTERM.
 """
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.settings import Settings
@@ -50,8 +53,13 @@ IndexName = Annotated[str, typer.Argument(help="Name of the index: its folder's 
 def _session(assets: Path | None) -> Iterator["Session"]:
     from agent_pipelines.session import open_session
 
-    with open_session(Settings(), assets) as session:
-        yield session
+    try:
+        with open_session(Settings(), assets) as session:
+            yield session
+    except KeyboardInterrupt:
+        # Said here: Typer turns it into exit code 130 before `main` could.
+        console.print("interrupted; the next command continues from here")
+        raise
 
 
 def _print_json(document: Any) -> None:
@@ -125,6 +133,7 @@ def sync(
 
     with _session(assets) as session:
         session.loaded.index(index).source.check()
+        jobs.check_surroundings(session, [index])
         results = jobs.sync_indexes(
             session, console, [index], accept_deletions=accept_deletions, verify=verify
         )
@@ -159,7 +168,8 @@ def search(
         return
     output = Console()
     for hit in found.hits:
-        output.print(f"[bold]{hit.title}[/bold]  [dim]{hit.score:.3f}  {hit.uri}[/dim]")
+        origin = escape(f"{hit.score:.3f}  {hit.uri}")
+        output.print(f"[bold]{escape(hit.title)}[/bold]  [dim]{origin}[/dim]", highlight=False)
         output.print(hit.text.strip()[:400] + "\n", markup=False, highlight=False)
     output.print(
         f"[dim]{len(found.hits)} hits, snapshot {found.sequence} committed "
@@ -184,6 +194,7 @@ def batch(
         component = session.loaded.agent(agent)
         file = component.tasks_file(str(tasks) if tasks else None)
         read_tasks(file)
+        jobs.check_surroundings(session, [component.spec.index] if component.spec.index else [])
         result = jobs.run_batch(session, console, agent, str(file) if tasks else None)
     _finish_jobs([result], as_json)
 
@@ -201,7 +212,7 @@ def status(assets: Assets = None, as_json: Json = False) -> None:
     else:
         command.show(Console(), indexes, agents)
         for name, reason in broken.items():
-            console.print(f"[bold red]assets/{name} cannot be loaded:[/bold red] {reason}")
+            console.print(f"[bold red]assets/{name} cannot be loaded:[/bold red] {escape(reason)}")
     raise typer.Exit(command.EXIT_CODES[command.worst(indexes, bool(broken))])
 
 
@@ -245,16 +256,20 @@ def tools_search(
         serve_search(session, host=host, port=port, probes_port=probes_port)
 
 
+def _interrupt(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(number)
+
+
 def main() -> None:
     """The entry point: one clear message for what a person can put right, never a traceback."""
+    # SIGTERM ends a command the way Ctrl-C does: what it started is taken down again.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
     except UserError as error:
-        console.print(f"[bold red]error:[/bold red] {error}", markup=True, highlight=False)
+        # Soft: a terminal wraps by itself, and in a log no path or URL is broken in two.
+        console.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        console.print("interrupted; the next command continues from here")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

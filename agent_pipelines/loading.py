@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TypeVar
 
 import dagster as dg
+from pydantic import ValidationError
 
 from agent_pipelines.components.agent import AgentComponent
 from agent_pipelines.components.index import IndexComponent
@@ -155,4 +156,11 @@ def _broken_definitions(name: str, reason: str) -> dg.Definitions:
 def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, ValidationError):
+        # Each `loc` is Dagster's: the field, the file and the line.
+        return "; ".join(
+            f"{' '.join(map(str, fault['loc']))}: "
+            + ("there is no such field" if fault["type"] == "extra_forbidden" else fault["msg"])
+            for fault in error.errors()
+        )
     return str(error) or type(error).__name__

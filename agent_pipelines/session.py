@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 
 from agent_pipelines.definitions import build_defs
-from agent_pipelines.errors import UserError
+from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.loading import PACKAGED_ASSETS, Loaded, load_assets
 from agent_pipelines.local import dagster_home, ports, vllm, weaviate
 from agent_pipelines.local.models import packaged_llm
@@ -25,6 +25,9 @@ from agent_pipelines.settings import Settings
 
 #: A run started by a command reports to the person in front of it, not to Dagster's console log.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+#: Errors whose message is for people; whatever caused them is not.
+_OURS = {UserError.__name__, UnavailableError.__name__}
 
 Say = Callable[[str], None]
 
@@ -182,9 +185,10 @@ def _error(result: dg.ExecuteInProcessResult) -> str | None:
             return str(data.user_failure_data.description)
         if data.error:
             error = data.error
-            while error.cause:
+            while error.cause and error.cls_name not in _OURS:
                 error = error.cause
-            return error.message.strip()
+            message = error.message.strip()
+            return message.split(": ", 1)[-1] if error.cls_name in _OURS else message
     return None
 
 

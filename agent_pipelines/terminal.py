@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -65,9 +66,9 @@ def waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
     """A spinner for a wait of unknown length; yields what its news are told to."""
     if console.is_terminal:
         with console.status(what) as status:
-            yield lambda news: status.update(f"{what} [dim]{news}[/dim]")
+            yield lambda news: status.update(f"{what} [dim]{escape(news)}[/dim]")
     else:
-        yield lambda news: console.print(f"  {what} {news}", highlight=False)
+        yield lambda news: console.print(f"  {what} {news}", highlight=False, markup=False)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], title: str = "") -> Table:
@@ -76,7 +77,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], title: s
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        # A plain string may hold [brackets] of a document or an error: those are no markup.
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return made
 
 

@@ -54,13 +54,17 @@ class WeaviateResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         key = self.api_key or settings.weaviate_api_key
         url = self.url or settings.weaviate_url
         if url:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
+            if not _is_url(url):
                 raise UserError(
                     f"WEAVIATE_URL {url!r} is not an http(s) URL",
                     remedy="write it like http://localhost:8080",
                 )
-            grpc = self.grpc or settings.weaviate_grpc or f"{parts.hostname}:50051"
+            grpc = self.grpc or settings.weaviate_grpc or f"{urlsplit(url).hostname}:50051"
+            if not grpc.rpartition(":")[2].isdecimal():
+                raise UserError(
+                    f"WEAVIATE_GRPC {grpc!r} is not host:port",
+                    remedy="write it like localhost:50051",
+                )
             return WeaviateStore(url, grpc, key)
         embedded = addresses(settings.state_dir, "weaviate")
         if embedded is None:
@@ -272,6 +276,14 @@ class WeaviateStore:
                     remedy="check that it runs; `agent-pipelines dev` restarts an embedded one",
                 ) from error
             raise StoreError(f"Weaviate refused: {_first_line(error)}") from error
+
+
+def _is_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False
 
 
 def _properties(chunk: Chunk, fingerprint: str) -> dict[str, str | int]:

@@ -3,15 +3,18 @@
 Belongs here: the order of starting and the watch over the parts.
 """
 
+import socket
 import threading
 from collections.abc import Callable
 from time import sleep
 
 from rich.console import Console
+from rich.markup import escape
 
 from agent_pipelines.commands.jobs import check_inputs
 from agent_pipelines.errors import UserError
 from agent_pipelines.local.parts import find
+from agent_pipelines.local.ports import HOST
 from agent_pipelines.session import Session
 from agent_pipelines.terminal import waiting
 
@@ -33,7 +36,9 @@ def dev(session: Session, console: Console, port: int | None) -> None:
             f"`dev` is already running for {session.settings.state_dir}",
             remedy="use that one, or set AGENT_PIPELINES_STATE_DIR to another folder",
         )
-    check_inputs(session.loaded)
+    if port is not None:
+        _check_port(port)
+    check_inputs(session)
     parts: dict[str, Callable[[Callable[[str], None]], object]] = {
         "weaviate": session.start_weaviate,
         "search": session.start_search,
@@ -70,6 +75,18 @@ def dev(session: Session, console: Console, port: int | None) -> None:
         console.print("stopping …")
 
 
+def _check_port(port: int) -> None:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"port {port} cannot be used for the Dagster UI: {error}",
+                remedy="name another with --port, or leave it out to get one that is free",
+            ) from error
+
+
 def _watch(
     session: Session,
     console: Console,
@@ -85,12 +102,13 @@ def _watch(
             try:
                 start(lambda _: None)
             except UserError as error:
-                console.print(f"[yellow]{name}: {error}[/yellow]")
+                console.print(f"[yellow]{name}: {escape(str(error))}[/yellow]")
                 stopping.wait(_RETRY_AFTER)
                 continue
             except Exception as error:  # closing while a part starts; anything else is said
                 if not stopping.is_set():
-                    console.print(f"[yellow]{name}: {type(error).__name__}: {error}[/yellow]")
+                    said = escape(f"{type(error).__name__}: {error}")
+                    console.print(f"[yellow]{name}: {said}[/yellow]")
                 continue
             console.print(f"[green]{name} is up{' again' if seen else ''}[/green]")
             seen = True

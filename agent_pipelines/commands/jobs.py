@@ -3,18 +3,21 @@
 Belongs here: starting what a job needs, the job itself, and its result as data and as a table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from agent_pipelines.agents.tasks import read_tasks
 from agent_pipelines.errors import UserError
-from agent_pipelines.loading import Loaded
 from agent_pipelines.session import JobOutcome, Session
 from agent_pipelines.terminal import TerminalProgress, counts, passed_text, table, waiting
+from resources.embedder import EmbedderResource
+from resources.state import StateResource
+from resources.weaviate import WeaviateResource
 
 #: What a program reads of an index's run.
 _SYNC_COUNTS = (
@@ -66,12 +69,14 @@ class Result:
         return values
 
 
-def check_inputs(loaded: Loaded) -> None:
+def check_inputs(session: Session) -> None:
     """See that everything a run will need to read can be read, before anything is started.
 
     Raises:
-        UserError: a folder is broken, a source or a tasks file cannot be read.
+        UserError: a folder is broken, a source or a tasks file cannot be read, or see
+            `check_surroundings`.
     """
+    loaded = session.loaded
     for name, reason in loaded.broken.items():
         raise UserError(
             f"assets folder {name!r} cannot be loaded: {reason}",
@@ -81,12 +86,29 @@ def check_inputs(loaded: Loaded) -> None:
         component.source.check()
     for agent in loaded.agents.values():
         read_tasks(agent.tasks_file())
+    check_surroundings(session, loaded.indexes)
+
+
+def check_surroundings(session: Session, names: Iterable[str]) -> None:
+    """See that these indexes' embedders, the state database and a configured Weaviate can be used.
+
+    In a job the same faults would be a failed run; here they are one message, and no run at all.
+
+    Raises:
+        UserError: one of them cannot be used as configured.
+        UnavailableError: one of them does not answer.
+    """
+    for name in names:
+        session.loaded.index(name).model(EmbedderResource())
+    if session.settings.weaviate_url:
+        WeaviateResource().connect().close()
+    StateResource().engine()
 
 
 def run_everything(session: Session, console: Console) -> list[Result]:
     """Every index, then every agent."""
     loaded = session.loaded
-    check_inputs(loaded)
+    check_inputs(session)
     with ThreadPoolExecutor(1, thread_name_prefix="vllm") as background:
         llm: Future[None] | None = None
         news = _LastNews()
@@ -207,7 +229,8 @@ def show(console: Console, results: list[Result]) -> None:
     for result in results:
         if result.error:
             console.print(
-                f"[bold red]{result.kind} {result.name} failed:[/bold red] {result.error}"
+                f"[bold red]{result.kind} {result.name} failed:[/bold red] {escape(result.error)}",
+                soft_wrap=True,
             )
         elif result.failed_checks:
             console.print(

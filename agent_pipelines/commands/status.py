@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.health.signal import State
@@ -26,14 +27,14 @@ def gather(session: Session, console: Console) -> tuple[list[IndexStatus], list[
 
     Under `dev` a dead Weaviate is something to report, not to repair behind its back.
     """
+    loaded, engine = session.loaded, StateResource().engine()
     try:
         with waiting(console, "Weaviate:") as say:
             session.start_weaviate(say, start=not session.under_dev)
     except UserError as error:
-        console.print(f"[yellow]{error.message}[/yellow]")
-    engine = StateResource().engine()
-    indexes = [index_status(component) for component in session.loaded.indexes.values()]
-    return indexes, [agent_status(engine, name) for name in session.loaded.agents]
+        console.print(f"[yellow]{escape(error.message)}[/yellow]")
+    indexes = [index_status(component) for component in loaded.indexes.values()]
+    return indexes, [agent_status(engine, name) for name in loaded.agents]
 
 
 def worst(indexes: list[IndexStatus], broken: bool) -> State:
@@ -71,7 +72,8 @@ def show(console: Console, indexes: list[IndexStatus], agents: list[AgentStatus]
             if signal.state is State.FALSE:
                 console.print(f"[bold red]{signal.name}[/bold red]: {runbooks[signal.name]}")
                 for row in signal.evidence[:5]:
-                    console.print("  " + ", ".join(f"{k} {v}" for k, v in row.items()))
+                    shown = ", ".join(f"{k} {v}" for k, v in row.items())
+                    console.print(f"  {shown}", markup=False)
     if agents:
         rows = [
             (

@@ -109,7 +109,7 @@ class AgentComponent(dg.Component):
         del context
         job = dg.define_asset_job(
             self.job_name,
-            selection=dg.AssetSelection.assets(self.key("answers")),
+            selection=dg.AssetSelection.assets(self.key("tasks"), self.key("answers")),
             description=f"Let agent {self.name} work through its tasks.",
             tags={"agent": self.name},
         )

@@ -18,10 +18,11 @@ from agent_pipelines.components import index_checks, index_sensor
 from agent_pipelines.components.index_config import IndexConfig
 from agent_pipelines.errors import UserError
 from agent_pipelines.indexing.chunking import ChunkerSpec
+from agent_pipelines.indexing.embedding import Embedder
 from agent_pipelines.indexing.generations import check_index_name
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.live import CommitError, commit
-from agent_pipelines.indexing.sources import Source
+from agent_pipelines.indexing.sources import Source, SourceError
 from agent_pipelines.indexing.sync import SyncError, SyncReport, sync
 from agent_pipelines.progress import progress_or_log
 from resources.embedder import EmbedderResource
@@ -78,6 +79,22 @@ class IndexComponent(dg.Component):
     def job_name(self) -> str:
         return f"{self.name}_sync"
 
+    def model(self, embedder: EmbedderResource) -> Embedder:
+        """The embedder of this index.
+
+        Raises:
+            UserError: it cannot be had, or cannot read chunks of the configured size.
+        """
+        model = embedder.open(self.config.embedder)
+        longest = model.identity.max_tokens
+        if self.config.chunking.tokens > longest:
+            raise UserError(
+                f"index {self.name}: chunking.tokens {self.config.chunking.tokens} is more than "
+                f"embedder {model.identity.name} reads ({longest})",
+                remedy=f"set chunking.tokens to {longest} or less, or another embedder",
+            )
+        return model
+
     @contextmanager
     def open(
         self, weaviate: WeaviateResource, embedder: EmbedderResource, state: StateResource
@@ -88,14 +105,7 @@ class IndexComponent(dg.Component):
             UserError: the embedder cannot be had, or cannot read chunks of the configured size.
             UnavailableError: the store or the state database does not answer.
         """
-        model = embedder.open(self.config.embedder)
-        longest = model.identity.max_tokens
-        if self.config.chunking.tokens > longest:
-            raise UserError(
-                f"index {self.name}: chunking.tokens {self.config.chunking.tokens} is more than "
-                f"embedder {model.identity.name} reads ({longest})",
-                remedy=f"set chunking.tokens to {longest} or less, or another embedder",
-            )
+        model = self.model(embedder)
         with weaviate.connect() as store:
             yield Index(
                 name=self.name,
@@ -113,7 +123,7 @@ class IndexComponent(dg.Component):
         checks = index_checks.build(self)
         job = dg.define_asset_job(
             self.job_name,
-            selection=dg.AssetSelection.assets(self.key("index"), self.key("live")),
+            selection=dg.AssetSelection.assets(*map(self.key, ("documents", "index", "live"))),
             description=f"Bring index {self.name} in step with its source, check it, commit it.",
             tags={"index": self.name},
         )
@@ -148,9 +158,12 @@ class IndexComponent(dg.Component):
         def documents() -> dg.ObserveResult:
             from agent_pipelines.indexing.plan import source_digest
 
-            listing = self.source.list()
+            try:
+                listing = self.source.list()
+            except SourceError as error:
+                raise dg.Failure(f"{self.name}: {error}", allow_retries=False) from error
             if listing.incomplete:
-                raise dg.Failure(f"the listing is incomplete: {listing.incomplete}")
+                raise dg.Failure(f"{self.name}: the listing is incomplete: {listing.incomplete}")
             return dg.ObserveResult(
                 data_version=dg.DataVersion(source_digest(listing.refs)),
                 metadata={"documents": len(listing.refs)},
@@ -181,7 +194,6 @@ class IndexComponent(dg.Component):
                     )
                 except (SyncError, UserError) as error:
                     raise dg.Failure(str(error), allow_retries=False) from error
-            context.log_event(self.observation(report.source_digest, report.listed))
             return dg.MaterializeResult(metadata=_sync_metadata(report))
 
         return index
@@ -216,14 +228,6 @@ class IndexComponent(dg.Component):
             )
 
         return live
-
-    def observation(self, digest: str, documents: int) -> dg.AssetObservation:
-        """The source as it was just listed, for the lineage."""
-        return dg.AssetObservation(
-            asset_key=self.key("documents"),
-            metadata={"documents": documents},
-            tags={"dagster/data_version": digest},
-        )
 
 
 def _sync_metadata(report: SyncReport) -> dict[str, Any]:

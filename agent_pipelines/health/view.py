@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
-from agent_pipelines.indexing import changes, generations, live
-from agent_pipelines.indexing.chunking import content_hash_of
+from agent_pipelines.indexing import changes, generations, live, reconcile
 from agent_pipelines.indexing.embedding import flaw
 from agent_pipelines.indexing.generations import Generation
 from agent_pipelines.indexing.index import Index
@@ -31,7 +30,7 @@ class Census:
     missing: list[str]
     orphans: list[str]
     altered: list[str]
-    """Stored text does not have the hash that the ledger has for it."""
+    """Stored text, document or position is not what the ledger has for it."""
     foreign: list[str]
     """Built under another spec."""
     flawed: dict[str, str]
@@ -94,7 +93,7 @@ class View:
     @cached_property
     def census(self) -> Census:
         """One scan over every object; shared by all signals that need it."""
-        hashes = self.ledger.chunk_hashes()
+        entries = self.ledger.entries()
         identity = self.index.embedder.identity
         seen: set[str] = set()
         orphans, altered, foreign = [], [], []
@@ -102,15 +101,15 @@ class View:
         for stored in self.index.store.scan(self.generation.collection, vectors=True):
             chunk = stored.chunk
             seen.add(chunk.id)
-            if chunk.id not in hashes:
+            if chunk.id not in entries:
                 orphans.append(chunk.id)
                 continue
-            if hashes[chunk.id] != content_hash_of(chunk.text, chunk.title, chunk.uri):
+            if reconcile.altered(stored, entries[chunk.id]):
                 altered.append(chunk.id)
             if stored.fingerprint != self.generation.fingerprint:
                 foreign.append(chunk.id)
             wrong = "is missing" if stored.vector is None else flaw(stored.vector, identity)
             if wrong:
                 flawed[chunk.id] = wrong
-        missing = [id_ for id_ in hashes if id_ not in seen]
+        missing = [id_ for id_ in entries if id_ not in seen]
         return Census(len(seen), missing, orphans, altered, foreign, flawed)

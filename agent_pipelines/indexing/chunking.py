@@ -6,6 +6,7 @@ the tokenizer (it is the embedder's own) or anything about vectors.
 
 import hashlib
 import json
+import re
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -105,7 +106,8 @@ class Chunker:
         Each join depends on the section alone, not on what came before it: an edit moves no
         boundary beyond its own section and the next.
         """
-        lines = text.splitlines(keepends=True)
+        # As the parser counts lines: splitlines() would also split at U+2028 and its like.
+        lines = re.findall(r"[^\n]*\n|[^\n]+", text)
         starts = [
             token.map[0]
             for token in self._parser.parse(text)

@@ -105,15 +105,19 @@ def mark_in_step(
 
 def make_live(engine: Engine, store: VectorStore, index: str, collection: str) -> None:
     """Record which generation is live; keep the one before it for rollback, retire older ones."""
+    before = live(engine, index)
     columns = generations.c
     with write(engine) as connection:
         this = columns.collection == collection
         was_live = (columns.index_name == index) & (columns.state == "live") & ~this
         connection.execute(update(generations).where(was_live).values(state="previous"))
         connection.execute(update(generations).where(this).values(state="live"))
-    kept = [g for g in _all(engine, index) if g.state == "previous"][:1]
+    # The one readers had until now, which need not be the youngest: a spec may come back.
+    previous = [g.collection for g in _all(engine, index) if g.state == "previous"]
+    just_left = [before.collection] if before and before.collection in previous else previous[:1]
     for generation in _all(engine, index):
-        if generation.state in ("previous", "building") and generation not in kept:
+        unused = generation.state in ("previous", "building")
+        if unused and generation.collection not in just_left:
             store.drop_collection(generation.collection)
             with write(engine) as connection:
                 for table in (documents, chunks):

@@ -46,6 +46,15 @@ class ChunkRow:
     state: Literal["writing", "present", "retiring"]
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A chunk that the ledger says is in the store, and what it must look like there."""
+
+    document_id: str
+    position: int
+    content_hash: str
+
+
 @dataclass(frozen=True)
 class DocumentWrite:
     """One document's step from the chunks it has to the chunks it should have."""
@@ -99,7 +108,11 @@ class Ledger:
 
     def failures(self) -> dict[str, str]:
         """Why each failed document failed, by id."""
-        return {id_: row.error or "" for id_, row in self.documents().items() if row.error}
+        return {
+            id_: row.error or "no reason given"
+            for id_, row in self.documents().items()
+            if row.state == "failed"
+        }
 
     def chunks_of(self, document_ids: Sequence[str]) -> dict[str, list[ChunkRow]]:
         """The chunks of these documents, in whatever state."""
@@ -116,13 +129,16 @@ class Ledger:
                     )
         return found
 
-    def chunk_hashes(self) -> dict[str, str]:
-        """Content hash by chunk id, of everything the ledger says is in the store."""
-        query = select(chunks.c.chunk_id, chunks.c.content_hash).where(
+    def entries(self) -> dict[str, Entry]:
+        """Everything the ledger says is in the store, by chunk id."""
+        query = select(chunks).where(
             chunks.c.collection == self._collection, chunks.c.state == "present"
         )
         with self._engine.connect() as connection:
-            return {row.chunk_id: row.content_hash for row in connection.execute(query)}
+            return {
+                row.chunk_id: Entry(row.document_id, row.position, row.content_hash)
+                for row in connection.execute(query)
+            }
 
     def in_flight_ids(self) -> set[str]:
         """Ids that may or may not be in the store."""
@@ -203,8 +219,13 @@ class Ledger:
         with write(self._engine) as connection:
             self._put_documents(connection, writes, state="pending")
             self._put_chunks(connection, writes, state="writing")
-            for ids in _slices([id_ for w in writes for id_ in w.retire]):
-                connection.execute(update(chunks).where(*self._these(ids)).values(state="retiring"))
+            # A moved chunk is in flight too: a crash leaves it at either position.
+            for state, of_state in (
+                ("writing", [id_ for w in writes for id_ in w.move]),
+                ("retiring", [id_ for w in writes for id_ in w.retire]),
+            ):
+                for ids in _slices(of_state):
+                    connection.execute(update(chunks).where(*self._these(ids)).values(state=state))
 
     def confirm(self, writes: Sequence[DocumentWrite]) -> None:
         """Second phase: the store has confirmed; make it so."""
@@ -213,7 +234,9 @@ class Ledger:
             for w in writes:
                 for chunk_id, position in w.move.items():
                     connection.execute(
-                        update(chunks).where(*self._these([chunk_id])).values(position=position)
+                        update(chunks)
+                        .where(*self._these([chunk_id]))
+                        .values(position=position, state="present")
                     )
             for ids in _slices([id_ for w in writes for id_ in w.retire]):
                 self._bury(connection, ids)
@@ -225,6 +248,18 @@ class Ledger:
                         documents.c.document_id.in_(ids),
                     )
                 )
+
+    def settle(self, *, held: Mapping[str, int], gone: Sequence[str]) -> None:
+        """End what a crash left in flight: these ids the store holds, where, and these not."""
+        with write(self._engine) as connection:
+            for chunk_id, position in held.items():
+                connection.execute(
+                    update(chunks)
+                    .where(*self._these([chunk_id]))
+                    .values(position=position, state="present")
+                )
+            for ids in _slices(gone):
+                self._bury(connection, ids)
 
     def fail(self, ref: Ref, error: str) -> None:
         """Record that a document could not be indexed. What it had stays, and stays served."""

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, insert, select
 
 from agent_pipelines.indexing import changes, generations
 from agent_pipelines.indexing.index import Index
+from agent_pipelines.state import leases
 from agent_pipelines.state.engine import write
 from agent_pipelines.state.tables import snapshots
 
@@ -57,9 +58,16 @@ def commit(index: Index) -> Snapshot:
     A commit that would record what the newest snapshot already says returns that snapshot.
 
     Raises:
-        CommitError: no sync has finished since the generation was last changed.
+        CommitError: no sync has finished since the generation was last changed, or it could not
+            index a single document.
+        UserError: a sync of this index is running.
         UnavailableError: the store or the state database does not answer.
     """
+    with leases.hold(index.engine, f"index {index.name}"):
+        return _commit(index)
+
+
+def _commit(index: Index) -> Snapshot:
     generation = generations.open_for(index.engine, index.store, index.name, index.spec)
     if generation.source_digest is None or generation.listed_at is None:
         raise CommitError(
@@ -71,6 +79,8 @@ def commit(index: Index) -> Snapshot:
         raise CommitError(
             f"{index.name}: {counts.pending} documents and {counts.in_flight} chunks are in flight"
         )
+    if counts.documents and not counts.chunks:
+        raise CommitError(f"{index.name}: none of its {counts.documents} documents is indexed")
     if index.store.alias_target(index.alias) != generation.collection:
         index.store.point_alias(index.alias, generation.collection)
     before = latest(index.engine, index.name)
@@ -87,13 +97,15 @@ def commit(index: Index) -> Snapshot:
         committed_at=datetime.now(UTC),
     )
     changes.forget(index.engine, index.name, generation.collection)
-    if before and _says(before) == _says(snapshot):
-        return before
-    with write(index.engine) as connection:
-        values = asdict(snapshot)
-        connection.execute(insert(snapshots).values(index_name=values.pop("index"), **values))
-    generations.make_live(index.engine, index.store, index.name, generation.collection)
-    return snapshot
+    said_before = before is not None and _says(before) == _says(snapshot)
+    if not said_before:
+        with write(index.engine) as connection:
+            values = asdict(snapshot)
+            connection.execute(insert(snapshots).values(index_name=values.pop("index"), **values))
+    # Also after a commit that was killed between the snapshot and this.
+    if not said_before or generation.state != "live":
+        generations.make_live(index.engine, index.store, index.name, generation.collection)
+    return before if before and said_before else snapshot
 
 
 def _says(snapshot: Snapshot) -> tuple[object, ...]:

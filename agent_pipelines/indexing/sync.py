@@ -13,7 +13,7 @@ from time import monotonic
 
 from agent_pipelines.indexing import changes, generations, reconcile
 from agent_pipelines.indexing.apply import Applier
-from agent_pipelines.indexing.chunking import Chunk, Chunker
+from agent_pipelines.indexing.chunking import Chunk, Chunker, content_hash_of
 from agent_pipelines.indexing.embedding import EmbeddingError
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.ledger import ChunkRow, DocumentRow, DocumentWrite
@@ -112,10 +112,17 @@ class _Sync:
 
         # Planned before anything is touched: a doubtful listing must change nothing at all.
         rows = self._ledger.documents()
-        self._refuse(make_plan(listing, rows), rows, accept_deletions)
+        self._refuse(listing, rows, accept_deletions)
+        served = self._served_documents()
+        if served is not None:
+            self._refuse(listing, served, accept_deletions)
+        elif not accept_deletions:
+            self._refuse_unknown(listing)
         repaired = self._reconcile(verify)
         plan = make_plan(listing, self._ledger.documents())
-        changes.observe(self._index.engine, self._index.name, plan, listed_at=listed_at)
+        # What is not live yet is told by what readers have, not by what is being built.
+        not_live = plan if served is None else make_plan(listing, served)
+        changes.observe(self._index.engine, self._index.name, not_live, listed_at=listed_at)
         work = [*plan.upsert, *plan.retry]
         if work or plan.delete:
             generations.mark_in_flux(self._index.engine, self._collection)
@@ -149,10 +156,37 @@ class _Sync:
         with self._progress.stage(f"{self._index.name}: listing the source"):
             return self._index.source.list()
 
-    def _refuse(self, plan: Plan, rows: dict[str, DocumentRow], accept_deletions: bool) -> None:
+    def _refuse(
+        self, listing: Listing, rows: dict[str, DocumentRow], accept_deletions: bool
+    ) -> None:
+        plan = make_plan(listing, rows)
         if not accept_deletions:
             refuse_mass_deletion(
                 plan, indexed=len(rows), max_delete_share=self._index.max_delete_share
+            )
+
+    def _served_documents(self) -> dict[str, DocumentRow] | None:
+        """The ledger of the generation readers have, where that is not the one synced here.
+
+        A new generation starts empty: a doubtful listing deletes nothing from it, and still would
+        take from readers what they have once it is live.
+        """
+        live = generations.live(self._index.engine, self._index.name)
+        if live is None or live.collection == self._collection:
+            return None
+        return self._index.ledger(live.collection).documents()
+
+    def _refuse_unknown(self, listing: Listing) -> None:
+        """An empty listing must not replace a generation whose ledger was lost."""
+        store = self._index.store
+        if listing.refs or self._ledger.documents():
+            return
+        served = store.alias_target(self._index.alias)
+        if served in (None, self._collection) or served not in store.collections():
+            return
+        if chunks := store.count(served):
+            raise DoubtfulListingError(
+                f"the source now lists no documents, but readers are served {chunks} chunks"
             )
 
     def _reconcile(self, verify: bool) -> int:
@@ -160,9 +194,9 @@ class _Sync:
         if not verify and reconcile.in_step_by_count(store, self._collection, ledger):
             return 0
         with self._progress.stage(f"{self._index.name}: comparing ledger and store"):
-            difference = reconcile.compare(
-                store, self._collection, self._index.spec.fingerprint, ledger
-            )
+            difference = reconcile.compare(self._index, self._collection, ledger)
+        # Listing and comparing may have taken long: another writer's chunks are no orphans.
+        self._lease.renew()
         if difference.orphans:
             store.delete(self._collection, difference.orphans)
         ledger.doubt(difference.doubtful)
@@ -194,6 +228,7 @@ class _Sync:
                     yield self._write(chunker, ref, rows.get(ref.id, []))
                 except DocumentError as error:
                     self._failed[ref.id] = str(error)
+                    self._settle(rows.get(ref.id, []))
                     self._ledger.fail(ref, str(error))
 
     def _write(self, chunker: Chunker, ref: Ref, rows: Sequence[ChunkRow]) -> DocumentWrite:
@@ -202,6 +237,29 @@ class _Sync:
             document, index=self._index.name, fingerprint=self._index.spec.fingerprint
         )
         return document_write(ref, target, rows)
+
+    def _settle(self, rows: Sequence[ChunkRow]) -> None:
+        """End what a crash left in flight of a document that cannot be read now.
+
+        What the store holds of it stays served, be it from before the crash, from after, or both;
+        left in flight it would keep every later sync from becoming live.
+        """
+        hashes = {row.id: row.content_hash for row in rows if row.state != "present"}
+        if not hashes:
+            return
+        self._lease.renew()
+        held = {
+            id_: stored.chunk.position
+            for id_, stored in self._index.store.get(self._collection, list(hashes)).items()
+            if reconcile.is_sound(stored, self._index)
+            and hashes[id_]
+            == stored.chunk.content_hash
+            == content_hash_of(stored.chunk.text, stored.chunk.title, stored.chunk.uri)
+        }
+        gone = [id_ for id_ in hashes if id_ not in held]
+        if gone:
+            self._index.store.delete(self._collection, gone)
+        self._ledger.settle(held=held, gone=gone)
 
     def _delete(self, plan: Plan, rows: dict[str, DocumentRow]) -> None:
         for start in range(0, len(plan.delete), _BATCH_DOCUMENTS):

@@ -17,6 +17,8 @@ _DAGSTER_YAML = """\
 # Dagster's instance. Delete this file to get the defaults of the installed version back.
 telemetry:
   enabled: false
+nux:
+  enabled: false
 run_monitoring:
   enabled: true
   start_timeout_seconds: 300

@@ -4,13 +4,14 @@ Belongs here: URL → migrated `Engine`, and `write()`, the transaction every wr
 belong here: what is written.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from agent_pipelines.errors import UnavailableError, UserError
 
@@ -19,6 +20,11 @@ _MIGRATION_LOCK = 7_205_931
 
 #: Seconds a writer waits for another one before SQLite gives up.
 _BUSY_TIMEOUT = 30.0
+
+_USE = "use sqlite:///path/state.db or postgresql+psycopg2://user:password@host/db"
+
+#: The password in what may not even be a URL.
+_PASSWORD = re.compile(r":[^:/@]*@")
 
 
 def open_engine(url: str) -> Engine:
@@ -30,10 +36,10 @@ def open_engine(url: str) -> Engine:
     """
     try:
         parsed = make_url(url)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, ValueError) as error:  # ValueError: a port that is no number
         raise UserError(
-            f"STATE_DATABASE_URL is not a SQLAlchemy URL: {url!r}",
-            remedy="use sqlite:///path/state.db or postgresql+psycopg2://user:password@host/db",
+            f"STATE_DATABASE_URL is not a SQLAlchemy URL: {_PASSWORD.sub(':***@', url)!r}",
+            remedy=_USE,
         ) from error
     sqlite = parsed.get_backend_name() == "sqlite"
     shown = parsed.render_as_string(hide_password=True)
@@ -48,6 +54,10 @@ def open_engine(url: str) -> Engine:
         if sqlite:
             _configure_sqlite(engine)
         _migrate(engine)
+    except (ArgumentError, ImportError) as error:  # no such dialect; its driver is not installed
+        raise UserError(
+            f"the state database {shown} is of a kind that cannot be used: {error}", remedy=_USE
+        ) from error
     except (DBAPIError, OSError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         raise UnavailableError(

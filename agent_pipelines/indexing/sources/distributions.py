@@ -51,20 +51,24 @@ class DistributionsSource:
 
     def list(self) -> Listing:
         """List distributions with a description; the first on the path wins, as in an import."""
-        refs: dict[str, Ref] = {}
+        refs: dict[str, Ref | None] = {}
         try:
             for file in self._metadata_files():
+                if (id_ := _name(file)) in refs:
+                    continue
                 data = file.read_bytes()
-                ref = Ref(
-                    id=_name(file),
-                    version=hashlib.sha256(data).hexdigest()[:32],
-                    modified_at=datetime.fromtimestamp(file.stat().st_mtime, UTC),
+                refs[id_] = (
+                    Ref(
+                        id=id_,
+                        version=hashlib.sha256(data).hexdigest()[:32],
+                        modified_at=datetime.fromtimestamp(file.stat().st_mtime, UTC),
+                    )
+                    if _has_description(data)
+                    else None
                 )
-                if _has_description(data):
-                    refs.setdefault(ref.id, ref)
         except OSError as error:
             raise SourceError(f"installed distributions cannot be listed: {error}") from error
-        return Listing(refs=sorted(refs.values(), key=lambda r: r.id))
+        return Listing(refs=sorted(filter(None, refs.values()), key=lambda r: r.id))
 
     def _metadata_files(self) -> Iterator[Path]:
         for folder in self._folders:
@@ -76,7 +80,11 @@ class DistributionsSource:
         file = next((f for f in self._metadata_files() if _name(f) == ref.id), None)
         if file is None:
             raise DocumentError("was uninstalled while the sync ran")
-        metadata = message_from_string(extraction.decode(file.read_bytes()))
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise DocumentError(f"cannot be read: {error}") from error
+        metadata = message_from_string(extraction.decode(data))
         content_type = metadata["Description-Content-Type"] or ""
         text = extraction.checked(str(metadata.get_payload() or metadata["Description"] or ""))
         return Document(
@@ -84,10 +92,13 @@ class DistributionsSource:
             version=ref.version,
             text=text,
             # No version in either: an upgrade that leaves the text alone must embed nothing.
-            title=metadata["Name"],
+            title=metadata["Name"] or ref.id,
             uri=f"pkg:pypi/{ref.id}",
             format="markdown" if "markdown" in content_type else "text",
-            metadata={"version": metadata["Version"], "summary": metadata["Summary"] or ""},
+            metadata={
+                "version": metadata["Version"] or "",
+                "summary": metadata["Summary"] or "",
+            },
         )
 
 
@@ -98,5 +109,5 @@ def _name(file: Path) -> str:
 
 
 def _has_description(metadata: bytes) -> bool:
-    headers, _, body = metadata.partition(b"\n\n")
+    headers, _, body = metadata.replace(b"\r\n", b"\n").partition(b"\n\n")
     return bool(body.strip()) or b"\nDescription:" in headers

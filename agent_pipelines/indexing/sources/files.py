@@ -3,6 +3,7 @@
 Belongs here: listing and reading files. Does not belong here: decoding them (`extraction.py`).
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -55,21 +56,27 @@ class FilesSource:
     """
 
     def __init__(self, url: str, include: Sequence[str], exclude: Sequence[str]) -> None:
+        self._url = url
         try:
-            self._fs, root = url_to_fs(url)
+            self._open()
         except (ImportError, ValueError) as error:
             raise UserError(
                 f"source.url {url!r} cannot be opened: {error}",
                 remedy="use a path or an fsspec URL, and install the package it names",
             ) from error
-        self._root = str(root).rstrip("/")
-        self._url = url
         self._include = _regex(include)
         self._exclude = _regex(exclude)
+
+    def _open(self) -> None:
+        self._fs, root = url_to_fs(self._url)
+        self._root = str(root).rstrip("/")
 
     def check(self) -> None:
         """See that the folder is there and can be listed."""
         try:
+            self._open()
+            if not self._fs.isdir(self._root):
+                raise NotADirectoryError("no such folder")
             self._fs.ls(self._root, detail=False)
         except Exception as error:  # every fsspec backend raises its own kinds
             raise UserError(
@@ -80,7 +87,9 @@ class FilesSource:
     def list(self) -> Listing:
         """List matching files; a missing root is an error, never an empty listing."""
         try:
-            # A cached listing (object stores keep one) would hide the very change we look for.
+            # What an archive held when it was opened, or a cached listing (object stores keep
+            # one), would hide the very change we look for.
+            self._open()
             self._fs.invalidate_cache()
             if not self._fs.isdir(self._root):
                 raise SourceError(f"{self._url} does not exist or is not a folder")
@@ -97,7 +106,10 @@ class FilesSource:
             for info in files.values():
                 path = info["name"].removeprefix(self._root).lstrip("/")
                 if self._include.match(path) and not self._exclude.match(path):
-                    yield Ref(path, _version(info), _modified_at(info))
+                    # A name that is not UTF-8 cannot be stored as an id: it becomes one that
+                    # cannot be read, a failure of this document alone.
+                    id_ = path.encode("utf-8", "backslashreplace").decode()
+                    yield Ref(id_, _version(info), _modified_at(info))
 
     def load(self, ref: Ref) -> Document:
         """Read and decode one file."""
@@ -126,8 +138,13 @@ def _version(info: dict[str, Any]) -> str:
     for key in ("etag", "ETag", "md5Hash", "sha256"):
         if info.get(key):
             return str(info[key]).strip('"')
-    modified = info.get("mtime") or info.get("LastModified") or info.get("date_time") or ""
-    return f"{modified}:{info.get('size')}"
+    modified = info.get("mtime") or info.get("LastModified")
+    if modified:
+        return f"{modified}:{info.get('size')}"
+    # Size alone would hide an edit that keeps it. Whatever else the backend says of a file (an
+    # archive its checksum, another one a date under some other name) changes with it.
+    said = repr(sorted((key, repr(value)) for key, value in info.items() if key != "name"))
+    return hashlib.sha256(said.encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
 
 def _modified_at(info: dict[str, Any]) -> datetime | None:

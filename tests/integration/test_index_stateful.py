@@ -1,0 +1,164 @@
+"""Any sequence of edits, renames, deletions, bad documents, tampering and crashes ends exact."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import Engine
+
+from agent_pipelines.indexing import sync as sync_module
+from agent_pipelines.indexing.live import CommitError, commit
+from agent_pipelines.state.engine import open_engine
+from resources.weaviate import WeaviateStore
+from tests.integration.test_index_parts import (
+    Crash,
+    MemorySource,
+    TrippingStore,
+    assert_exact,
+    collection_of,
+    named_index,
+    raw,
+    run_sync,
+    section,
+    stored_in,
+)
+
+IDS = st.sampled_from(["a.md", "b.md", "dir/c.md", "ü d.md"])
+TEXTS = st.lists(st.sampled_from(["one", "two", "three", "four"]), min_size=1, max_size=4).map(
+    lambda names: "".join(section(name, words=60) for name in names)
+)
+METHODS = st.sampled_from(["write", "move", "delete", "count", "scan", "point_alias"])
+
+
+class LifeOfAnIndex(RuleBasedStateMachine):
+    """One index; the model of what it should hold is the source itself."""
+
+    store: WeaviateStore
+    engine: Engine
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source = MemorySource({"a.md": section("one")})
+        self.cleanup = ExitStack()
+        self.index = self.cleanup.enter_context(named_index(self.store, self.engine, self.source))
+        self.served: set[str] = set()
+        """Documents that readers have; none may vanish unless the source deleted it."""
+        self.in_store: set[str] = set()
+        self.tampered = False
+
+    def teardown(self) -> None:
+        self.cleanup.close()
+
+    @rule(id_=IDS, text=TEXTS)
+    def put(self, id_: str, text: str) -> None:
+        self.source.texts[id_] = text
+
+    @rule(id_=IDS)
+    def break_document(self, id_: str) -> None:
+        self.source.texts[id_] = None
+
+    @rule(id_=IDS, other=IDS)
+    def rename(self, id_: str, other: str) -> None:
+        if id_ in self.source.texts:
+            self.source.texts[other] = self.source.texts.pop(id_)
+
+    @precondition(lambda self: len(self.source.texts) > 1)
+    @rule(id_=IDS)
+    def delete(self, id_: str) -> None:
+        self.source.texts.pop(id_, None)
+
+    @precondition(lambda self: self.in_store)
+    @rule(data=st.data())
+    def lose_an_object(self, data: st.DataObject) -> None:
+        victims = sorted(stored_in(self.index))
+        if victims:
+            victim = data.draw(st.sampled_from(victims))
+            raw(self.store).collections.use(collection_of(self.index)).data.delete_by_id(victim)
+            self.tampered = True
+
+    @rule(method=METHODS, call=st.integers(1, 3), after=st.booleans())
+    def crash(self, method: str, call: int, after: bool) -> None:
+        def die() -> None:
+            raise Crash
+
+        store = TrippingStore(self.store, die, method, call, after)
+        try:
+            index = replace(self.index, store=store)  # type: ignore[arg-type]
+            run_sync(index, accept_deletions=True)
+            commit(index)
+        except (Crash, CommitError):
+            self.in_store = set()
+        else:
+            self.look()
+
+    @rule(verify=st.booleans())
+    def sync_and_commit(self, verify: bool) -> None:
+        report = run_sync(self.index, accept_deletions=True, verify=verify)
+        assert set(report.failed) == {i for i, t in self.source.texts.items() if t is None}
+        nothing = report.listed > 0 and not stored_in(self.index)
+        if nothing:
+            with pytest.raises(CommitError):
+                commit(self.index)
+        else:
+            snapshot = commit(self.index)
+            assert snapshot.chunks == len(stored_in(self.index))
+            assert self.store.alias_target(self.index.alias) == snapshot.collection
+        if not report.failed:
+            assert_exact(self.index, self.source)
+        self.tampered = False
+        self.look()
+
+    def look(self) -> None:
+        """The ledger and the store agree, whatever is in them."""
+        stored = stored_in(self.index)
+        entries = self.index.ledger(collection_of(self.index)).entries()
+        assert {id_: s.chunk.position for id_, s in stored.items()} == {
+            id_: entry.position for id_, entry in entries.items()
+        }
+        self.in_store = {s.chunk.document_id for s in stored.values()}
+        assert self.in_store <= set(self.source.texts)
+        readable = {id_ for id_, text in self.source.texts.items() if text is not None}
+        assert readable <= self.in_store
+
+    @invariant()
+    def no_document_is_without_chunks(self) -> None:
+        """Never a gap: what was in the store and is still listed is there, crash or not."""
+        if self.tampered or not self.in_store:
+            return
+        here = {s.chunk.document_id for s in stored_in(self.index).values()}
+        assert self.in_store & set(self.source.texts) <= here | self.renamed_over()
+
+    def renamed_over(self) -> set[str]:
+        return set()
+
+
+@pytest.fixture
+def machine(store: WeaviateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
+    monkeypatch.setattr(sync_module, "BATCH_CHUNKS", 2)
+    LifeOfAnIndex.store = store
+    LifeOfAnIndex.engine = open_engine(f"sqlite:///{tmp_path / 'state.db'}")
+    yield LifeOfAnIndex
+    LifeOfAnIndex.engine.dispose()
+
+
+def test_any_life_of_an_index_ends_exact(machine: type[LifeOfAnIndex]) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=12,
+            stateful_step_count=12,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
