@@ -156,6 +156,8 @@ def _broken_definitions(name: str, reason: str) -> dg.Definitions:
 def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, UserError):
+        return f"{error.message}; {error.remedy}"
     if isinstance(error, ValidationError):
         # Each `loc` is Dagster's: the field, the file and the line.
         return "; ".join(

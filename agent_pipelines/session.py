@@ -18,7 +18,7 @@ from agent_pipelines.definitions import build_defs
 from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.loading import PACKAGED_ASSETS, Loaded, load_assets
 from agent_pipelines.local import dagster_home, ports, vllm, weaviate
-from agent_pipelines.local.models import packaged_llm
+from agent_pipelines.local.models import check_llm, packaged_llm
 from agent_pipelines.local.parts import Launch, Parts, find
 from agent_pipelines.progress import Progress, shown_in
 from agent_pipelines.settings import Settings
@@ -51,6 +51,8 @@ class CheckOutcome:
     asset: str
     name: str
     passed: bool
+    warning: bool
+    """Whether it only warns when it does not pass."""
     description: str
 
 
@@ -118,7 +120,7 @@ class Session:
                 env=self.environment,
                 addresses={"url": url},
                 health_url=f"{url}/health",
-                start_timeout=60.0,
+                start_timeout=180.0,  # it loads the embedders before it serves
                 stop_timeout=20.0,
             )
 
@@ -130,6 +132,8 @@ class Session:
             return
 
         def launch() -> Launch:
+            if self.settings.llm_model:
+                check_llm(self.settings.llm_model)
             model = self.settings.llm_model or packaged_llm(self.settings.cache_dir, say)
             return vllm.launch(model, self.settings.state_dir, served_name=Path(model).name)
 
@@ -143,6 +147,10 @@ class Session:
 
         return self._parts.ensure("dagster", launch, progress=say)["url"]
 
+    def close(self) -> None:
+        """Let go of every part at once; one that is just being started by a thread included."""
+        self._parts.close()
+
     def run_job(
         self, job_name: str, progress: Progress, *, ops: Mapping[str, Any] | None = None
     ) -> JobOutcome:
@@ -154,6 +162,9 @@ class Session:
                 instance=self.instance,
                 raise_on_error=False,
             )
+        if _interrupted(result):
+            # Dagster has made a failed run of it. Whoever pressed Ctrl-C wants no next job either.
+            raise KeyboardInterrupt
         return JobOutcome(
             run_id=result.run_id,
             success=result.success,
@@ -170,11 +181,22 @@ class Session:
                     check.asset_key.to_user_string(),
                     check.check_name,
                     check.passed,
+                    check.severity is dg.AssetCheckSeverity.WARN,
                     check.description or "",
                 )
                 for check in result.get_asset_check_evaluations()
             ),
         )
+
+
+def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    for event in result.all_events:
+        error = getattr(event.event_specific_data, "error", None)
+        while error is not None:
+            if error.cls_name in ("DagsterExecutionInterruptedError", "KeyboardInterrupt"):
+                return True
+            error = error.cause
+    return False
 
 
 def _error(result: dg.ExecuteInProcessResult) -> str | None:

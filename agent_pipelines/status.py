@@ -101,6 +101,4 @@ def agent_status(engine: Engine, name: str) -> AgentStatus:
             .where(answers.c.batch_id == row.batch_id)
             .group_by(answers.c.outcome)
         )
-        return AgentStatus(
-            name, row.batch_id, row.state, row.started_at, dict(outcomes.tuples().all())
-        )
+        return AgentStatus(name, row.batch_id, row.state, row.started_at, dict(outcomes.all()))

@@ -87,9 +87,11 @@ def state_text(state: str) -> Text:
     return Text(state, style=STATE_STYLE.get(state, ""))
 
 
-def passed_text(passed: bool) -> Text:
-    """A check's result in its colour."""
-    return Text("passed", style="green") if passed else Text("FAILED", style="bold red")
+def passed_text(passed: bool, warning: bool = False) -> Text:
+    """A check's result in its colour; one that only warns does not fail."""
+    if passed:
+        return Text("passed", style="green")
+    return Text("warning", style="yellow") if warning else Text("FAILED", style="bold red")
 
 
 def ago(moment: datetime) -> str:

@@ -150,7 +150,7 @@ def outcomes(engine: Engine, batch_id: str) -> Counter[str]:
         .group_by(answers.c.outcome)
     )
     with engine.connect() as connection:
-        return Counter(dict(connection.execute(query).tuples().all()))
+        return Counter(dict(connection.execute(query).all()))
 
 
 def read_answers(engine: Engine, batch_id: str) -> Iterator[Answer]:

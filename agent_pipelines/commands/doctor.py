@@ -124,6 +124,8 @@ def _model_server(settings: Settings) -> str:
             remedy="`uv sync --extra cpu` or `--extra gpu` on Linux, or set LLM_BASE_URL to any "
             "OpenAI-compatible server",
         )
+    if settings.llm_model:
+        models.check_llm(settings.llm_model)
     model = settings.llm_model or "the packaged SmolLM2-135M (a smoke test, not an assistant)"
     return f"embedded vLLM with {model}"
 

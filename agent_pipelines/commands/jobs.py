@@ -42,7 +42,8 @@ class Result:
     @property
     def failed_checks(self) -> list[str]:
         checks = self.outcome.checks if self.outcome else ()
-        return [f"{check.asset}: {check.name}" for check in checks if not check.passed]
+        failed = [check for check in checks if not check.passed and not check.warning]
+        return [f"{check.asset}: {check.name}" for check in failed]
 
     def as_json(self) -> dict[str, Any]:
         """The result for programs; see `run --help`."""
@@ -52,7 +53,11 @@ class Result:
             return values
         values["run_id"] = found.run_id
         values["checks"] = {
-            check.name: {"passed": check.passed, "description": check.description}
+            check.name: {
+                "passed": check.passed,
+                "warning": check.warning,
+                "description": check.description,
+            }
             for check in found.checks
         }
         if self.kind == "index":
@@ -115,9 +120,14 @@ def run_everything(session: Session, console: Console) -> list[Result]:
         if loaded.agents:
             # It takes a minute to start, most of it waiting: let it start beside the indexing.
             llm = background.submit(session.start_llm, news)
-        results = sync_indexes(session, console, list(loaded.indexes))
-        if llm is not None:
-            results += _batches(session, console, llm, news)
+        try:
+            results = sync_indexes(session, console, list(loaded.indexes))
+            if llm is not None:
+                results += _batches(session, console, llm, news)
+        except BaseException:
+            # Ctrl-C included: leaving this block waits for the thread, so end what it waits for.
+            session.close()
+            raise
     return results
 
 
@@ -199,7 +209,7 @@ class _LastNews:
 def show(console: Console, results: list[Result]) -> None:
     """What happened, as tables."""
     checks = [
-        (f"{check.asset}", check.name, passed_text(check.passed), check.description)
+        (f"{check.asset}", check.name, passed_text(check.passed, check.warning), check.description)
         for result in results
         if result.outcome
         for check in result.outcome.checks

@@ -17,14 +17,16 @@ from resources.weaviate import WeaviateResource
 def serve_search(session: Session, *, host: str, port: int, probes_port: int | None) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     with ExitStack() as stack:
-        searcher = IndexSearcher(
-            {
-                name: stack.enter_context(
-                    component.open(WeaviateResource(), EmbedderResource(), StateResource())
-                )
-                for name, component in session.loaded.indexes.items()
-            }
-        )
+        indexes = {
+            name: stack.enter_context(
+                component.open(WeaviateResource(), EmbedderResource(), StateResource())
+            )
+            for name, component in session.loaded.indexes.items()
+        }
+        for index in indexes.values():
+            # Loads the model now: whoever calls first would wait for it beyond their patience.
+            index.embedder.embed([index.name])
+        searcher = IndexSearcher(indexes)
         asyncio.run(
             shell.serve(
                 search.build_server(searcher),

@@ -3,3 +3,8 @@
 Belongs here: what a defs.yaml may say, and the Dagster definitions it becomes. Does not belong
 here: how an index is kept or an agent is run; those rooms do not know Dagster.
 """
+
+from agent_pipelines.components.agent import AgentComponent
+from agent_pipelines.components.index import IndexComponent
+
+__all__ = ["AgentComponent", "IndexComponent"]

@@ -166,6 +166,7 @@ class AgentComponent(dg.Component):
                     asset=self.key("answers"),
                     description="every cited chunk was retrieved in that conversation",
                 ),
+                *self._latency_spec(),
             ],
         )
         def answers(
@@ -295,8 +296,28 @@ class AgentComponent(dg.Component):
                     f"{report.citations} citations were retrieved",
                     metadata={"citations": report.citations},
                 ),
+                *self._latency_result(report.latency_p95),
             ],
         )
+
+    def _latency_spec(self) -> Iterator[dg.AssetCheckSpec]:
+        if self.config.target_p95_seconds is not None:
+            yield dg.AssetCheckSpec(
+                "latency",
+                asset=self.key("answers"),
+                description=f"95% of the tasks take at most {self.config.target_p95_seconds:g} s",
+            )
+
+    def _latency_result(self, p95: float) -> Iterator[dg.AssetCheckResult]:
+        if (target := self.config.target_p95_seconds) is not None:
+            yield dg.AssetCheckResult(
+                check_name="latency",
+                passed=p95 <= target,
+                # A target, not a truth: a slow machine is no reason to distrust the answers.
+                severity=dg.AssetCheckSeverity.WARN,
+                description=f"p95 {p95:.1f} s, target {target:g} s",
+                metadata={"p95": p95},
+            )
 
 
 def _sample(answers: Sequence[Any], questions: dict[str, str]) -> str:

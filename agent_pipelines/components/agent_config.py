@@ -20,6 +20,11 @@ class AgentConfig(AgentFields):
         default="tasks.jsonl",
         description="JSON Lines, one task each; a relative path starts at this YAML's folder.",
     )
+    target_p95_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="A check warns when 95% of the tasks take longer than this; it fails nothing.",
+    )
     schedule: str | None = Field(
         default=None, description="Cron expression, in UTC, of a batch over the tasks file."
     )

@@ -199,7 +199,7 @@ class Ledger:
             .group_by(table.c.state)
         )
         with self._engine.connect() as connection:
-            return defaultdict(int, connection.execute(query).tuples().all())
+            return defaultdict(int, connection.execute(query).all())
 
     def manifest_digest(self) -> str:
         """SHA-256 over every chunk's id, hash and position, in order of id."""

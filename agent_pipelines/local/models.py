@@ -14,8 +14,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from agent_pipelines.errors import UserError
+from agent_pipelines.gpu.memory import read_shape
 from agent_pipelines.local import convert
+from agent_pipelines.local.vllm import CONTEXT
 
 LLM_NAME = "SmolLM2-135M-Instruct"
 _ERROR_LINES = 10
@@ -30,6 +34,28 @@ def packaged_embedder() -> Path:
             remedy="install it with `uv sync`, or set EMBEDDER_MODEL to a model's name or path",
         )
     return folder / "model"
+
+
+def check_llm(model: str) -> None:
+    """See that a model named by a path is there and fits into this machine's memory.
+
+    A name without a path is the hub's, and vLLM will say whether it can be had.
+
+    Raises:
+        UserError: it is not there, or it is too large; the message has the arithmetic.
+    """
+    folder = Path(model).expanduser()
+    if not (model.startswith((".", "/", "~")) or folder.exists()):
+        return
+    shape = read_shape(folder)
+    needed, present = shape.memory(context=CONTEXT, concurrency=1), psutil.virtual_memory().total
+    if needed > present:
+        raise UserError(
+            f"LLM_MODEL {model} does not fit into memory: {shape.weight_bytes / 1e9:.1f} GB of "
+            f"weights and {(needed - shape.weight_bytes) / 1e9:.1f} GB for one conversation of "
+            f"{CONTEXT} tokens are more than {present / 1e9:.1f} GB",
+            remedy="choose a smaller model, or set LLM_BASE_URL to a machine that serves it",
+        )
 
 
 def packaged_llm(cache_dir: Path, progress: Callable[[str], None]) -> Path:

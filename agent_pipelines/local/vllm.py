@@ -15,13 +15,16 @@ from agent_pipelines.errors import UserError
 from agent_pipelines.local import ports
 from agent_pipelines.local.parts import Launch
 
+#: Tokens of one conversation; the embedded server is for small models and short tasks.
+CONTEXT = 4096
+
 
 def launch(
     model: str | Path,
     state_dir: Path,
     *,
     served_name: str = "default",
-    max_model_len: int | None = 4096,
+    max_model_len: int | None = CONTEXT,
     kv_cache_gib: int = 1,
     extra_args: tuple[str, ...] = (),
 ) -> Launch:

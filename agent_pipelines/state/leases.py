@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import psutil
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Engine, select, update
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.state.engine import write
 from agent_pipelines.state.tables import leases
+from agent_pipelines.state.upsert import upsert
 
 #: A holder that is silent this long has lost the lease. Longer than any one step between renewals.
 _TERM = timedelta(minutes=10)
@@ -72,23 +73,23 @@ def hold(engine: Engine, name: str) -> Iterator[Lease]:
 def _take(engine: Engine, name: str) -> Lease:
     now = datetime.now(UTC)
     with write(engine) as connection:
+        # A row that nobody holds, so that there is one to lock the first time too.
+        nobody = {"name": name, "token": 0, "holder": "", "expires_at": now}
+        upsert(connection, leases, [nobody], overwrite=("name",))
         held = connection.execute(
             select(leases.c.token, leases.c.holder, leases.c.expires_at)
             .where(leases.c.name == name)
             .with_for_update()
-        ).one_or_none()
-        if held and held.expires_at > now and not _is_dead(held.holder):
+        ).one()
+        if held.expires_at > now and not _is_dead(held.holder):
             raise UserError(
                 f"{name} is being written by {held.holder} (until {held.expires_at:%H:%M:%S} UTC "
                 "at least)",
                 remedy="wait for it to finish, or end that process",
             )
-        token: int = held.token + 1 if held else 1
+        token: int = held.token + 1
         values = {"token": token, "holder": _me(), "expires_at": now + _TERM}
-        if held:
-            connection.execute(update(leases).where(leases.c.name == name).values(**values))
-        else:
-            connection.execute(insert(leases).values(name=name, **values))
+        connection.execute(update(leases).where(leases.c.name == name).values(**values))
     return Lease(engine, name, token)
 
 
