@@ -6,7 +6,7 @@ never unloads the others. Does not belong here: binding resources (`definitions.
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -87,6 +87,7 @@ def load_assets(folder: Path) -> Loaded:
     trees: dict[str, dg.ComponentTree] = {}
     components: dict[str, dg.Component] = {}
     definitions: list[dg.Definitions] = []
+    taken: dict[str, str] = {}
 
     def attempt(child: Path, step: Callable[[Path], object]) -> None:
         try:
@@ -103,7 +104,14 @@ def load_assets(folder: Path) -> Loaded:
         component = components[child.name]
         if isinstance(component, AgentComponent):
             component.bind(_of(components, IndexComponent))
-        definitions.append(trees[child.name].build_defs_at_path(child))
+        built = trees[child.name].build_defs_at_path(child)
+        for name in _names(built):
+            if taken.setdefault(name, child.name) != child.name:
+                raise UserError(
+                    f"{name} is defined in {taken[name]} already",
+                    remedy="rename one of the two",
+                )
+        definitions.append(built)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
@@ -136,6 +144,15 @@ def _tree(folder: Path) -> dg.ComponentTree:
     module.__path__ = [str(folder)]
     sys.modules[module.__name__] = module
     return dg.ComponentTree.from_module(module, folder.parent)
+
+
+def _names(definitions: dg.Definitions) -> Iterator[str]:
+    """What may be there only once; Dagster would refuse the whole code location."""
+    for asset in definitions.assets or ():
+        keys = getattr(asset, "keys", None) or [getattr(asset, "key", None)]
+        yield from (f"asset {key.to_user_string()}" for key in keys if key)
+    for kind in ("jobs", "schedules", "sensors"):
+        yield from (f"{kind[:-1]} {found.name}" for found in getattr(definitions, kind) or ())
 
 
 def _of(components: Mapping[str, dg.Component], kind: type[_C]) -> dict[str, _C]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Engine, func, select
 
-from agent_pipelines.components.index import IndexComponent
+from agent_pipelines.components.configured_index import ConfiguredIndex
 from agent_pipelines.errors import UserError
 from agent_pipelines.health.evaluate import Recorded, evaluate, recorded, tick
 from agent_pipelines.health.signal import State
@@ -54,7 +54,7 @@ class AgentStatus:
     outcomes: Mapping[str, int]
 
 
-def index_status(component: IndexComponent) -> IndexStatus:
+def index_status(component: ConfiguredIndex) -> IndexStatus:
     """Evaluate an index's cheap signals now, and read what was recorded of the others."""
     engine = StateResource().engine()
     unseen: UserError | None = None

@@ -60,10 +60,11 @@ class WeaviateResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                     remedy="write it like http://localhost:8080",
                 )
             grpc = self.grpc or settings.weaviate_grpc or f"{urlsplit(url).hostname}:50051"
-            if not grpc.rpartition(":")[2].isdecimal():
+            host, _, port = grpc.rpartition(":")
+            if not host or not port.isdecimal() or grpc == urlsplit(url).netloc:
                 raise UserError(
-                    f"WEAVIATE_GRPC {grpc!r} is not host:port",
-                    remedy="write it like localhost:50051",
+                    f"WEAVIATE_GRPC {grpc!r} is not the host:port of Weaviate's gRPC service",
+                    remedy="write it like localhost:50051; its port is not that of WEAVIATE_URL",
                 )
             return WeaviateStore(url, grpc, key)
         embedded = addresses(settings.state_dir, "weaviate")

@@ -20,7 +20,7 @@ from agent_pipelines.agents.admission import Admission, admit
 from agent_pipelines.agents.spec import AgentFields, AgentSpec
 from agent_pipelines.agents.tools import ToolTransportError
 from agent_pipelines.components.agent_config import AgentConfig
-from agent_pipelines.components.index import IndexComponent
+from agent_pipelines.components.configured_index import ConfiguredIndex
 from agent_pipelines.errors import UserError
 from agent_pipelines.health.evaluate import evaluate
 from agent_pipelines.health.signals import catalogue
@@ -65,7 +65,7 @@ class AgentComponent(dg.Component):
         self.config = config
         self.folder = folder
         self.spec = AgentSpec(name=name, **config.model_dump(include=set(AgentFields.model_fields)))
-        self._index: IndexComponent | None = None
+        self._index: ConfiguredIndex | None = None
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
@@ -78,7 +78,7 @@ class AgentComponent(dg.Component):
         assert isinstance(attributes, AgentConfig)
         return cls(context.path.name, attributes, context.path)
 
-    def bind(self, indexes: dict[str, IndexComponent]) -> None:
+    def bind(self, indexes: Mapping[str, ConfiguredIndex]) -> None:
         """Find the index that the agent reads; called once all of them are loaded.
 
         Raises:

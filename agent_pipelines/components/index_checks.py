@@ -4,10 +4,11 @@ Belongs here: catalogue → check specs, readings → check results. Does not be
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
+from agent_pipelines.components.configured_index import ConfiguredIndex
 from agent_pipelines.health.evaluate import evaluate
 from agent_pipelines.health.signal import Reading, Signal, State
 from agent_pipelines.health.signals import catalogue
@@ -16,11 +17,8 @@ from resources.embedder import EmbedderResource
 from resources.state import StateResource
 from resources.weaviate import WeaviateResource
 
-if TYPE_CHECKING:
-    from agent_pipelines.components.index import IndexComponent
 
-
-def build(component: "IndexComponent") -> list[dg.AssetChecksDefinition]:
+def build(component: ConfiguredIndex) -> list[dg.AssetChecksDefinition]:
     """One check operation per asset; those of `index` block the commit."""
     return [
         _checks(component, "index", committed=False),
@@ -28,9 +26,7 @@ def build(component: "IndexComponent") -> list[dg.AssetChecksDefinition]:
     ]
 
 
-def _checks(
-    component: "IndexComponent", asset: str, *, committed: bool
-) -> dg.AssetChecksDefinition:
+def _checks(component: ConfiguredIndex, asset: str, *, committed: bool) -> dg.AssetChecksDefinition:
     signals = {signal.name: signal for signal in catalogue() if signal.guards == asset}
 
     @dg.multi_asset_check(
@@ -65,7 +61,7 @@ def _checks(
 
 
 def evaluations(
-    component: "IndexComponent", readings: dict[Signal, Reading]
+    component: ConfiguredIndex, readings: dict[Signal, Reading]
 ) -> Sequence[dg.AssetCheckEvaluation]:
     """Readings as events that a sensor may report without starting a run."""
     return [

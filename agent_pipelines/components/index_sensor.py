@@ -7,11 +7,11 @@ evaluating (`health/`) or syncing (`indexing/`).
 import json
 from dataclasses import asdict, dataclass
 from time import time
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from agent_pipelines.components import index_checks
+from agent_pipelines.components.configured_index import ConfiguredIndex
 from agent_pipelines.errors import UnavailableError
 from agent_pipelines.health.evaluate import evaluate, tick
 from agent_pipelines.health.signal import Reading, Signal, State
@@ -19,9 +19,6 @@ from agent_pipelines.health.view import View
 from resources.embedder import EmbedderResource
 from resources.state import StateResource
 from resources.weaviate import WeaviateResource
-
-if TYPE_CHECKING:
-    from agent_pipelines.components.index import IndexComponent
 
 #: Seconds between ticks.
 INTERVAL = 30
@@ -58,7 +55,7 @@ class Cursor:
         return now - self.asked_at >= wait
 
 
-def build(component: "IndexComponent") -> dg.SensorDefinition:
+def build(component: ConfiguredIndex) -> dg.SensorDefinition:
     """The sensor of one index, switched on unless its YAML says otherwise."""
     running = component.config.sensor == "running"
 
@@ -111,7 +108,7 @@ def _reason(view: View, readings: dict[Signal, Reading]) -> str | None:
 
 
 def _result(
-    component: "IndexComponent",
+    component: ConfiguredIndex,
     cursor: Cursor,
     readings: dict[Signal, Reading],
     *,

@@ -29,7 +29,7 @@ class ModelShape:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """A key and a value per layer and KV head (Vaswani et al. 2017; GQA: Ainslie et al. 2023)."""
+        """A key and a value per layer and KV head (grouped heads: Ainslie et al. 2023)."""
         return 2 * self.layers * self.kv_heads * self.head_dim * self.kv_bytes
 
     def memory(self, *, context: int, concurrency: int) -> int:

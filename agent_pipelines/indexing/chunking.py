@@ -34,7 +34,7 @@ class ChunkerSpec:
 
     tokens: int
     overlap: int
-    version: int = 1
+    version: int = 2
     """Raised when this module cuts the same text differently."""
 
 
@@ -55,15 +55,15 @@ class Chunker:
     """Cuts documents with the embedder's own tokenizer, so that nothing is ever truncated."""
 
     def __init__(self, spec: ChunkerSpec, tokenizer: "Tokenizer") -> None:
-        # The splitter counts with special tokens, as the model does; see its documentation.
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        # The splitter counts without the special tokens that the model reads as well.
+        tokens = spec.tokens - tokenizer.num_special_tokens_to_add(is_pair=False)
+        overlap = min(spec.overlap, tokens - 1)
         self._tokenizer = tokenizer
         self._min_section = int(spec.tokens * _MIN_SECTION_SHARE)
-        self._markdown = MarkdownSplitter.from_huggingface_tokenizer(
-            tokenizer, spec.tokens, spec.overlap
-        )
-        self._text = TextSplitter.from_huggingface_tokenizer(tokenizer, spec.tokens, spec.overlap)
+        self._markdown = MarkdownSplitter.from_huggingface_tokenizer(tokenizer, tokens, overlap)
+        self._text = TextSplitter.from_huggingface_tokenizer(tokenizer, tokens, overlap)
         self._parser = MarkdownIt()
 
     def chunks(self, document: Document, *, index: str, fingerprint: str) -> list[Chunk]:

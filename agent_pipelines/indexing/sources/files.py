@@ -100,11 +100,17 @@ class FilesSource:
             raise SourceError(f"{self._url} cannot be listed: {error}") from error
 
     def _refs(self) -> Iterator[Ref]:
-        # fsspec's find() passes over folders it may not read: walk, and raise instead.
-        walk: Any = self._fs.walk(self._root, detail=True, on_error="raise")
-        for _folder, _folders, files in walk:
-            for info in files.values():
-                path = info["name"].removeprefix(self._root).lstrip("/")
+        # fsspec's find() and walk() pass over subfolders that they may not read, whatever
+        # `on_error` says: their documents would seem to be gone.
+        folders = [self._root]
+        while folders:
+            folder = folders.pop()
+            for info in self._fs.ls(folder, detail=True):
+                name = str(info["name"]).rstrip("/")
+                if info["type"] == "directory":
+                    folders += [name] if name != folder else []
+                    continue
+                path = name.removeprefix(self._root).lstrip("/")
                 if self._include.match(path) and not self._exclude.match(path):
                     # A name that is not UTF-8 cannot be stored as an id: it becomes one that
                     # cannot be read, a failure of this document alone.
