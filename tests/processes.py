@@ -24,6 +24,11 @@ _T = TypeVar("_T")
 
 _POLL_SECONDS = 0.1
 
+# A shell that runs the tests in the background lets them ignore Ctrl-C; a process that they start
+# would inherit that, and they are about what Ctrl-C does.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 #: What every process of a state directory has in its environment, however it was started.
 _STATE_DIR = "AGENT_PIPELINES_STATE_DIR"
 

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,29 +93,50 @@ def index(store: WeaviateStore, state_url: str) -> Iterator[Index]:
         yield made
 
 
-def killed_sync(
-    index: Index, source: MemorySource, boundary: Any, weaviate: dict[str, str], state: str
-) -> int:
+@pytest.fixture(scope="module")
+def parent() -> Iterator[subprocess.Popen[str]]:
+    """A process that has imported everything, and forks the ones that die."""
     root = Path(__file__).parents[2]
-    arguments = {
-        "boundary": boundary,
-        "weaviate": weaviate,
-        "state": state,
-        "name": index.name,
-        "texts": source.texts,
-    }
-    return subprocess.run(
-        [sys.executable, __file__, json.dumps(arguments)],
+    with subprocess.Popen(
+        [sys.executable, __file__],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},
-        check=False,
-        timeout=60,
-    ).returncode
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+Kill = Callable[[Index, Any], int]
+
+
+@pytest.fixture
+def kill(parent: subprocess.Popen[str], weaviate_url: dict[str, str], state_url: str) -> Kill:
+    """Sync an index in a process that dies at a boundary; returns the signal it died of."""
+
+    def run(index: Index, boundary: Any) -> int:
+        assert isinstance(index.source, MemorySource)
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        arguments = {
+            "boundary": boundary,
+            "weaviate": weaviate_url,
+            "state": state_url,
+            "name": index.name,
+            "texts": index.source.texts,
+        }
+        print(json.dumps(arguments), file=parent.stdin, flush=True)
+        return int(parent.stdout.readline())
+
+    return run
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES, ids=lambda b: "-".join(map(str, b)))
 def test_the_sync_after_a_kill_is_exact_and_readers_never_see_a_gap(
-    index: Index, weaviate_url: dict[str, str], state_url: str, boundary: Any
+    index: Index, kill: Kill, boundary: Any
 ) -> None:
     """Nothing lost, nothing twice, and no document without any chunk in between."""
     source = MemorySource(BEFORE)
@@ -124,9 +145,9 @@ def test_the_sync_after_a_kill_is_exact_and_readers_never_see_a_gap(
     commit(index)
     source.texts = dict(AFTER)
 
-    died = killed_sync(index, source, boundary, weaviate_url, state_url)
+    died_of = kill(index, boundary)
 
-    assert died == -signal.SIGKILL, "the process ended before it reached the boundary"
+    assert died_of == signal.SIGKILL, "the process ended before it reached the boundary"
     served = {stored.chunk.document_id for stored in stored_in(index).values()}
     assert served >= BEFORE.keys() & AFTER.keys(), "a document was without any chunk"
     run_sync(index)  # at once: a lease of a dead process holds nobody up
@@ -136,13 +157,12 @@ def test_the_sync_after_a_kill_is_exact_and_readers_never_see_a_gap(
 
 
 def test_a_first_sync_killed_before_the_ledger_knows_its_collection(
-    index: Index, weaviate_url: dict[str, str], state_url: str
+    index: Index, kill: Kill
 ) -> None:
     """The half-born collection is nobody's; the next sync builds another and is exact."""
     source = MemorySource(BEFORE)
     index = replace(index, source=source)
-    boundary = ("store", "create_collection", 1, True)
-    assert killed_sync(index, source, boundary, weaviate_url, state_url) == -signal.SIGKILL
+    assert kill(index, ("store", "create_collection", 1, True)) == signal.SIGKILL
     run_sync(index)
     commit(index)
     assert_exact(index, source)
@@ -150,4 +170,11 @@ def test_a_first_sync_killed_before_the_ledger_knows_its_collection(
 
 
 if __name__ == "__main__":
-    run_and_die(json.loads(sys.argv[1]))
+    import weaviate  # noqa: F401  # once, for all that are forked
+
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            run_and_die(json.loads(line))
+            os._exit(0)
+        print(-os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

@@ -90,7 +90,7 @@ class MemorySource:
         return Document(ref.id, ref.version, text, title, f"memory://{ref.id}", "markdown")
 
 
-class Crash(Exception):  # noqa: N818: it stands for a process that died, not for an error
+class Crash(Exception):
     """What a store raises in place of a process that dies; no code of ours catches it."""
 
 

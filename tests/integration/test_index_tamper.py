@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from agent_pipelines.errors import UnavailableError
+from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.health.signal import State
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.live import commit
 from agent_pipelines.indexing.store import StoreError
 from agent_pipelines.state.engine import open_engine
-from resources.weaviate import WeaviateStore
+from resources.weaviate import WeaviateResource, WeaviateStore
 from tests.integration.test_index_parts import (
     MemorySource,
     assert_exact,
@@ -172,9 +172,7 @@ def test_a_deleted_alias_is_seen_and_made_again(index: Index) -> None:
     assert_healthy(index)
 
 
-def test_a_dropped_collection_is_seen_and_built_again(
-    index: Index, source: MemorySource
-) -> None:
+def test_a_dropped_collection_is_seen_and_built_again(index: Index, source: MemorySource) -> None:
     """The ledger of the dropped one must not make the sync believe that nothing is missing."""
     index.store.drop_collection(collection_of(index))
     assert "alias_points_to_live" in false_signals(index)
@@ -193,7 +191,10 @@ def test_the_store_tells_a_refusal_from_silence(
     with pytest.raises(StoreError):
         store.point_alias(index.alias, f"{index.alias}__nowhere")
     with pytest.raises(UnavailableError, match="does not answer"):
-        WeaviateStore("http://127.0.0.1:9", "127.0.0.1:9", None)
+        WeaviateStore("http://127.0.0.1:9", "127.0.0.1:10", None)
+    for grpc in ("127.0.0.1", "127.0.0.1:9", "127.0.0.1:grpc"):
+        with pytest.raises(UserError, match="WEAVIATE_GRPC"):
+            WeaviateResource(url="http://127.0.0.1:9", grpc=grpc).connect()
     gone = WeaviateStore(weaviate_url["url"], weaviate_url["grpc"], weaviate_url["api_key"])
     gone.close()
     blind = replace(index, store=gone)

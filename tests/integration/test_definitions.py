@@ -1,0 +1,270 @@
+"""The code location as Dagster runs it: job, checks and sensor, with the real parts."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from agent_pipelines.components import index_sensor
+from agent_pipelines.definitions import build_defs
+from agent_pipelines.health.signals import catalogue
+from agent_pipelines.indexing import live
+from resources.state import StateResource
+from resources.weaviate import WeaviateResource, WeaviateStore
+from tests.integration.test_index_parts import raw
+
+ALIAS = "Handbook"
+
+
+class World:
+    """A folder of ten documents, one index over it, and a Dagster instance."""
+
+    def __init__(self, folder: Path, weaviate: WeaviateResource, instance: dg.DagsterInstance):
+        self.docs = folder / "docs"
+        self.docs.mkdir()
+        for n in range(10):
+            (self.docs / f"{n}.md").write_text(
+                f"# Runbook {n}\n\nWhen service {n} is down, restart pod number {n} and wait.\n"
+            )
+        (folder / "assets" / "handbook").mkdir(parents=True)
+        (folder / "assets" / "handbook" / "defs.yaml").write_text(
+            "type: agent_pipelines.components.index.IndexComponent\n"
+            "attributes:\n  source: {kind: files, url: ../../docs}\n"
+        )
+        self.state = StateResource(url=f"sqlite:///{folder / 'state.db'}")
+        self.instance = instance
+        self._assets = folder / "assets"
+        self.definitions = self.with_weaviate(weaviate)
+
+    def with_weaviate(self, weaviate: WeaviateResource) -> dg.Definitions:
+        return build_defs(
+            assets=self._assets, resource_overrides={"weaviate": weaviate, "state": self.state}
+        )
+
+    def sync(self) -> dg.ExecuteInProcessResult:
+        job = self.definitions.resolve_job_def("handbook_sync")
+        return job.execute_in_process(instance=self.instance, raise_on_error=False)
+
+    def tick(
+        self, cursor: str | None = None, definitions: dg.Definitions | None = None
+    ) -> dg.SensorResult | dg.SkipReason:
+        chosen = definitions or self.definitions
+        sensor = chosen.resolve_sensor_def("handbook_sensor")
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            cursor=cursor,
+            repository_def=chosen.get_repository_def(),
+            resources=chosen.resources,
+        )
+        result: Any = sensor(context)
+        return result
+
+
+@pytest.fixture
+def world(
+    tmp_path: Path, weaviate_resource: WeaviateResource, store: WeaviateStore
+) -> Iterator[World]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield World(tmp_path, weaviate_resource, instance)
+    raw(store).alias.delete(alias_name=ALIAS)
+    for collection in store.collections():
+        if collection.startswith(f"{ALIAS}__"):
+            store.drop_collection(collection)
+
+
+def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
+    return {
+        event.asset_key.path[-1]: {n: v.value for n, v in event.materialization.metadata.items()}
+        for event in result.get_asset_materialization_events()
+        if event.asset_key
+    }
+
+
+def checks_of(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    return {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+
+
+def asked(result: Any) -> list[dict[str, str]]:
+    assert isinstance(result, dg.SensorResult)
+    return [dict(request.tags) for request in result.run_requests or []]
+
+
+def collection_of(world: World) -> str:
+    snapshot = live.latest(world.state.engine(), "handbook")
+    assert snapshot is not None
+    return snapshot.collection
+
+
+def test_a_sync_run_passes_every_check_and_its_metadata_counts_what_is_there(
+    world: World, store: WeaviateStore
+) -> None:
+    result = world.sync()
+
+    assert result.success
+    assert checks_of(result) == {signal.name: True for signal in catalogue()}
+    metadata = metadata_of(result)
+    stored = list(store.scan(collection_of(world), vectors=False))
+    assert (
+        metadata["index"].items()
+        >= {
+            "listed": 10,
+            "changed": 10,
+            "failed": 0,
+            "deleted": 0,
+            "written": len(stored),
+            "generation": collection_of(world),
+        }.items()
+    )
+    assert (
+        metadata["live"].items()
+        >= {
+            "sequence": 1,
+            "documents": 10,
+            "failed_documents": 0,
+            "chunks": len(stored),
+        }.items()
+    )
+    assert {s.chunk.document_id for s in stored} == {f"{n}.md" for n in range(10)}
+
+    again = world.sync()
+    assert again.success
+    assert (
+        metadata_of(again)["index"].items() >= {"changed": 0, "written": 0, "embedded": 0}.items()
+    )
+    assert metadata_of(again)["live"]["sequence"] == 1
+
+
+def test_the_sensor_asks_once_for_an_edit_backs_off_and_is_quiet_when_all_is_well(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1_000_000.0]
+    monkeypatch.setattr(index_sensor, "time", lambda: clock[0])
+    assert [tags["agent-pipelines/signal"] for tags in asked(world.tick())] == ["unfinished_sync"]
+    assert world.sync().success
+
+    quiet = world.tick()
+    assert asked(quiet) == []
+    assert {e.passed for e in quiet.asset_events} == {True}  # type: ignore[union-attr]
+    repeated = world.tick(quiet.cursor)  # type: ignore[union-attr]
+    assert asked(repeated) == []
+    assert not repeated.asset_events, "what did not change is not reported again"  # type: ignore[union-attr]
+
+    (world.docs / "3.md").write_text("# Runbook 3\n\nService 3 is restarted by itself now.\n")
+    first = world.tick(repeated.cursor)  # type: ignore[union-attr]
+    assert [tags["agent-pipelines/signal"] for tags in asked(first)] == ["fresh"]
+    second = world.tick(first.cursor)  # type: ignore[union-attr]
+    assert asked(second) == [], "it waits for the run it asked for"
+    clock[0] += 31
+    third = world.tick(second.cursor)  # type: ignore[union-attr]
+    assert [tags["agent-pipelines/attempt"] for tags in asked(third)] == ["2"]
+    clock[0] += 31
+    fourth = world.tick(third.cursor)  # type: ignore[union-attr]
+    assert asked(fourth) == [], "and longer after each that did not help"
+
+    assert world.sync().success
+    well = world.tick(fourth.cursor)  # type: ignore[union-attr]
+    assert asked(well) == []
+    assert json.loads(well.cursor or "{}")["attempts"] == 0  # type: ignore[union-attr]
+
+
+def test_while_a_sync_runs_the_sensor_does_not_judge(world: World) -> None:
+    job = world.definitions.resolve_job_def("handbook_sync")
+    world.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    assert isinstance(world.tick(), dg.SkipReason)
+
+
+def test_with_the_store_unreachable_nothing_is_claimed_and_nothing_asked_for(
+    world: World,
+) -> None:
+    assert world.sync().success
+    (world.docs / "new.md").write_text("# New\n\nA change that waits.\n")
+    down = world.with_weaviate(WeaviateResource(url="http://127.0.0.1:9", grpc="127.0.0.1:10"))
+
+    result = world.tick(definitions=down)
+
+    assert asked(result) == []
+    events: Any = result.asset_events  # type: ignore[union-attr]
+    assert {event.metadata["state"].value for event in events} == {"cannot tell"}
+    assert {event.check_name for event in events} == {
+        signal.name for signal in catalogue() if signal.depth == "tick"
+    }
+
+
+def test_a_tampered_store_is_asked_to_be_synced(world: World, store: WeaviateStore) -> None:
+    assert world.sync().success
+    objects = raw(store).collections.use(collection_of(world)).data
+    objects.delete_by_id(next(iter(store.scan(collection_of(world), vectors=False))).chunk.id)
+    assert [tags["agent-pipelines/signal"] for tags in asked(world.tick())] == ["counts_match"]
+    assert world.sync().success
+    assert asked(world.tick()) == []
+
+
+def test_a_false_blocking_check_keeps_the_generation_from_becoming_live(
+    world: World, store: WeaviateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something deletes an object after the sync confirmed it, before it is committed."""
+    assert world.sync().success
+    before = live.latest(world.state.engine(), "handbook")
+    (world.docs / "3.md").write_text("# Runbook 3\n\nService 3 is restarted by itself now.\n")
+    from agent_pipelines.components import index
+
+    real = index.sync
+
+    def tampered(opened: Any, **more: Any) -> Any:
+        report = real(opened, **more)
+        victim = next(iter(store.scan(report.collection, vectors=False))).chunk.id
+        raw(store).collections.use(report.collection).data.delete_by_id(victim)
+        return report
+
+    monkeypatch.setattr(index, "sync", tampered)
+    result = world.sync()
+
+    assert not result.success
+    failed = {name for name, passed in checks_of(result).items() if not passed}
+    assert failed == {"counts_match", "ids_match"}
+    assert set(metadata_of(result)) == {"index"}, "live was not reached"
+    assert live.latest(world.state.engine(), "handbook") == before
+
+    monkeypatch.undo()
+    assert world.sync().success
+    after = live.latest(world.state.engine(), "handbook")
+    assert after is not None
+    assert before is not None
+    assert after.sequence == before.sequence + 1
+
+
+def test_an_unlistable_source_fails_the_run_and_leaves_what_is_served(
+    world: World, store: WeaviateStore
+) -> None:
+    assert world.sync().success
+    served = store.count(collection_of(world))
+    moved = world.docs.rename(world.docs.parent / "unmounted")
+    assert not world.sync().success
+    assert asked(world.tick()) == [], "a sync would not help"
+    assert store.count(ALIAS) == served
+    moved.rename(world.docs)
+    assert world.sync().success
+
+
+def test_an_emptied_source_fails_the_run_until_it_is_acknowledged(
+    world: World, store: WeaviateStore
+) -> None:
+    assert world.sync().success
+    served = store.count(ALIAS)
+    for file in world.docs.iterdir():
+        file.unlink()
+    result = world.sync()
+    assert not result.success
+    (failure,) = result.filter_events(lambda e: e.is_step_failure and "index" in (e.step_key or ""))
+    assert "--accept-deletions" in str(failure.step_failure_data.user_failure_data)
+    assert store.count(ALIAS) == served
+    job = world.definitions.resolve_job_def("handbook_sync")
+    acknowledged = job.execute_in_process(
+        instance=world.instance,
+        run_config={"ops": {"handbook__index": {"config": {"accept_deletions": True}}}},
+    )
+    assert acknowledged.success
+    assert store.count(ALIAS) == 0

@@ -1,0 +1,307 @@
+"""Sources list everything or say that they could not, and every change changes a version."""
+
+import io
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from pydantic import TypeAdapter, ValidationError
+
+from agent_pipelines.errors import UserError
+from agent_pipelines.indexing.plan import source_digest
+from agent_pipelines.indexing.sources import DocumentError, Source, SourceError
+from agent_pipelines.indexing.sources.catalogue import AnySource
+from agent_pipelines.indexing.sources.distributions import DistributionsSource
+from agent_pipelines.indexing.sources.files import Files
+
+
+def ids(source: Source) -> list[str]:
+    return sorted(ref.id for ref in source.list().refs)
+
+
+def versions(source: Source) -> dict[str, str]:
+    return {ref.id: ref.version for ref in source.list().refs}
+
+
+def files(url: str, folder: Path = Path("/nowhere"), **more: Any) -> Source:
+    return Files(kind="files", url=url, **more).open(folder)
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    for name in ("top.md", "deep/er/low.md", "note.txt", "page.rst", "image.png", "drafts/a.md"):
+        path = tmp_path / "docs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"# {name}\n\ntext of {name}")
+    return tmp_path / "docs"
+
+
+@pytest.fixture
+def memory() -> Iterator[MemoryFileSystem]:
+    filesystem = fsspec.filesystem("memory")
+    filesystem.store.clear()
+    filesystem.pseudo_dirs[:] = [""]
+    yield filesystem
+    filesystem.store.clear()
+
+
+def test_by_default_every_file_that_can_be_read_is_listed_at_every_depth(docs: Path) -> None:
+    expected = ["deep/er/low.md", "drafts/a.md", "note.txt", "page.rst", "top.md"]
+    assert ids(files(str(docs))) == expected
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "expected"),
+    [
+        (("**/*.md",), (), ["deep/er/low.md", "drafts/a.md", "top.md"]),
+        (("*.md",), (), ["top.md"]),
+        (("deep/**",), (), ["deep/er/low.md"]),
+        (("**/*.md",), ("drafts/**", "top.*"), ["deep/er/low.md"]),
+        (("**/*.md",), ("**/*.md",), []),
+        ((), (), []),
+    ],
+)
+def test_globs(
+    docs: Path, include: tuple[str, ...], exclude: tuple[str, ...], expected: list[str]
+) -> None:
+    assert ids(files(str(docs), include=include, exclude=exclude)) == expected
+
+
+def test_a_relative_url_starts_at_the_folder_of_the_yaml(docs: Path) -> None:
+    assert ids(files("../docs", docs.parent / "assets", include=("*.md",))) == ["top.md"]
+
+
+def test_ids_survive_moving_the_folder(docs: Path) -> None:
+    before = ids(files(str(docs)))
+    assert ids(files(str(docs.rename(docs.parent / "moved")))) == before
+
+
+def test_a_missing_root_is_an_error_and_never_an_empty_listing(
+    docs: Path, memory: MemoryFileSystem
+) -> None:
+    for url in (str(docs / "gone"), str(docs / "top.md"), "memory://gone"):
+        with pytest.raises(SourceError, match="does not exist or is not a folder"):
+            files(url).list()
+        with pytest.raises(UserError, match=r"source\.url"):
+            files(url).check()
+    source = files(str(docs))
+    docs.rename(docs.parent / "unmounted")
+    with pytest.raises(SourceError):
+        source.list()
+
+
+def test_an_empty_folder_is_an_empty_listing(tmp_path: Path) -> None:
+    source = files(str(tmp_path))
+    source.check()
+    assert ids(source) == []
+
+
+@pytest.mark.parametrize("error", [PermissionError("denied"), FileNotFoundError("denied")])
+def test_a_subfolder_that_cannot_be_listed_fails_the_listing(
+    memory: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """Backends pass over it in silence, and its documents would be deleted as gone."""
+    memory.pipe("/docs/a.md", b"a")
+    memory.pipe("/docs/locked/b.md", b"b")
+    real = MemoryFileSystem.ls
+
+    def ls(self: MemoryFileSystem, path: str, detail: bool = True, **more: Any) -> Any:
+        if path.strip("/") == "docs/locked":
+            raise error
+        return real(self, path, detail=detail, **more)
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", ls)
+    with pytest.raises(SourceError, match="denied"):
+        files("memory://docs").list()
+
+
+def test_a_url_that_fsspec_cannot_open_is_the_users_to_mend() -> None:
+    for url in ("nonsense://x", "s3a+b://x"):
+        with pytest.raises(UserError, match=r"source\.url"):
+            files(url)
+
+
+def test_a_touched_file_has_a_new_version_and_says_when(docs: Path) -> None:
+    source = files(str(docs))
+    before = versions(source)
+    os.utime(docs / "top.md", (1_700_000_000, 1_700_000_000))
+    (docs / "note.txt").write_text("longer than it was before this")
+    after = versions(source)
+    assert {id_ for id_ in before if before[id_] != after[id_]} == {"top.md", "note.txt"}
+    (top,) = (ref for ref in source.list().refs if ref.id == "top.md")
+    assert top.modified_at is not None
+    assert top.modified_at.timestamp() == 1_700_000_000
+    assert top.modified_at.tzinfo is not None
+
+
+def test_an_edit_that_keeps_the_size_is_seen_where_there_is_no_mtime(
+    memory: MemoryFileSystem,
+) -> None:
+    memory.pipe("/docs/a.md", b"one")
+    before = versions(files("memory://docs"))
+    assert versions(files("memory://docs")) == before
+    memory.rm("/docs/a.md")
+    memory.pipe("/docs/a.md", b"two")
+    assert versions(files("memory://docs")) != before
+
+
+def zipped(path: Path, **texts: str) -> None:
+    """Written anew and put in place, every member with the same date."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, text in texts.items():
+            archive.writestr(zipfile.ZipInfo(f"docs/{name}.md", (2024, 1, 1, 0, 0, 0)), text)
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(data.getvalue())
+    fresh.replace(path)
+
+
+def test_a_zip_is_a_folder_and_a_new_zip_in_its_place_is_seen(tmp_path: Path) -> None:
+    """The source lives as long as the process; an archive opened once would stay as it was."""
+    path = tmp_path / "n.zip"
+    zipped(path, a="# A\n\none", b="# B\n\nsame")
+    source = files(f"zip://docs::{path}")
+    source.check()
+    before = versions(source)
+    assert ids(source) == ["a.md", "b.md"]
+
+    zipped(path, a="# A\n\ntwo", b="# B\n\nsame", c="# C\n\nnew")
+
+    after = versions(source)
+    assert {id_ for id_ in after if before.get(id_) != after[id_]} == {"a.md", "c.md"}
+    by_id = {ref.id: ref for ref in source.list().refs}
+    assert source.load(by_id["a.md"]).text == "# A\n\ntwo"
+
+
+def test_a_loaded_file_has_its_title_format_and_place(docs: Path) -> None:
+    source = files(str(docs))
+    loaded = {ref.id: source.load(ref) for ref in source.list().refs}
+    low = loaded["deep/er/low.md"]
+    assert (low.title, low.format) == ("deep/er/low.md", "markdown")
+    assert low.text == "# deep/er/low.md\n\ntext of deep/er/low.md"
+    assert low.uri == f"file://{docs}/deep/er/low.md"
+    assert loaded["note.txt"].format == "text"
+
+
+def test_one_bad_file_is_that_documents_failure_alone(docs: Path) -> None:
+    (docs / "empty.md").write_bytes(b"")
+    (docs / "binary.md").write_bytes(bytes(range(256)) * 4)
+    (docs / "dangling.md").symlink_to(docs / "nowhere.md")
+    source = files(str(docs), include=("*.md",))
+    refs = {ref.id: ref for ref in source.list().refs}
+    for name in ("empty.md", "binary.md", "dangling.md"):
+        with pytest.raises(DocumentError):
+            source.load(refs[name])
+    assert source.load(refs["top.md"]).text
+
+
+def test_a_name_that_is_not_utf8_is_that_documents_failure_alone(docs: Path) -> None:
+    """Such an id can neither be hashed nor stored; it must not stop the other documents."""
+    name = os.fsencode(docs) + b"/caf\xe9.md"
+    with open(name, "wb") as file:
+        file.write(b"# Caf\n\ntext")
+    source = files(str(docs), include=("*.md",))
+    assert len(source_digest(source.list().refs)) == 64
+    refs = {ref.id: ref for ref in source.list().refs}
+    assert set(refs) == {"top.md", "caf\\udce9.md"}
+    with pytest.raises(DocumentError, match="cannot be read"):
+        source.load(refs["caf\\udce9.md"])
+
+
+def distribution(
+    folder: Path, name: str, body: str | bytes = "# Readme\n\ntext", headers: str = ""
+) -> Path:
+    metadata = folder / f"{name}-1.0.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True, exist_ok=True)
+    head = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{headers}\n"
+    data = body if isinstance(body, bytes) else body.encode()
+    metadata.write_bytes(head.encode() + data)
+    return metadata
+
+
+MARKDOWN = "Description-Content-Type: text/markdown\n"
+
+
+def test_distributions_with_a_description_are_documents(tmp_path: Path) -> None:
+    distribution(tmp_path, "Some_Pkg", headers=MARKDOWN)
+    distribution(tmp_path, "silent", body="")
+    distribution(tmp_path, "old", body="", headers="Description: in a header\n")
+    source = DistributionsSource([tmp_path, tmp_path / "missing"])
+    refs = {ref.id: ref for ref in source.list().refs}
+    assert set(refs) == {"some-pkg", "old"}
+    loaded = source.load(refs["some-pkg"])
+    assert (loaded.title, loaded.format, loaded.text) == (
+        "Some_Pkg",
+        "markdown",
+        "# Readme\n\ntext",
+    )
+    assert source.load(refs["old"]).text == "in a header"
+    assert all(ref.modified_at and ref.modified_at.tzinfo for ref in refs.values())
+
+
+def test_an_upgraded_distribution_is_a_change_that_keeps_its_id(tmp_path: Path) -> None:
+    distribution(tmp_path, "pkg", body="one")
+    source = DistributionsSource([tmp_path])
+    before = versions(source)
+    distribution(tmp_path, "pkg", body="two")
+    after = versions(source)
+    assert before.keys() == after.keys() == {"pkg"}
+    assert before != after
+
+
+def test_the_first_of_two_on_the_path_wins_in_the_listing_and_in_the_loading(
+    tmp_path: Path,
+) -> None:
+    """Even where only the second has a description: it is not the one that is imported."""
+    distribution(tmp_path / "1", "pkg", body="")
+    distribution(tmp_path / "2", "pkg", body="shadowed")
+    distribution(tmp_path / "1", "both", body="first")
+    distribution(tmp_path / "2", "both", body="second")
+    source = DistributionsSource([tmp_path / "1", tmp_path / "2"])
+    (ref,) = source.list().refs
+    assert source.load(ref).text == "first"
+
+
+def test_odd_metadata_is_read_or_fails_as_that_document_alone(tmp_path: Path) -> None:
+    crlf = distribution(tmp_path, "crlf")
+    crlf.write_bytes(crlf.read_bytes().replace(b"\n", b"\r\n"))
+    distribution(tmp_path, "latin", body="Größe und Straße, überall Änderungen".encode("latin-1"))
+    nameless = distribution(tmp_path, "nameless")
+    nameless.write_bytes(b"Metadata-Version: 2.1\n\ntext")
+    gone = distribution(tmp_path, "gone")
+    source = DistributionsSource([tmp_path])
+    refs = {ref.id: ref for ref in source.list().refs}
+    assert set(refs) == {"crlf", "latin", "nameless", "gone"}
+    assert source.load(refs["crlf"]).text == "# Readme\n\ntext"
+    assert "Straße" in source.load(refs["latin"]).text
+    assert source.load(refs["nameless"]).title == "nameless"
+    gone.unlink()
+    with pytest.raises(DocumentError, match="uninstalled"):
+        source.load(refs["gone"])
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ({"kind": "nonsense"}, "nonsense"),
+        ({"kind": "files"}, "url"),
+        ({"kind": "files", "url": "x", "globs": []}, "globs"),
+        ({}, "kind"),
+    ],
+)
+def test_a_source_that_is_written_wrongly_is_refused_by_its_field(
+    said: dict[str, Any], named: str
+) -> None:
+    adapter: TypeAdapter[Any] = TypeAdapter(AnySource)
+    with pytest.raises(ValidationError, match=named):
+        adapter.validate_python(said)
+
+
+def test_a_source_kind_is_found_by_looking() -> None:
+    adapter: TypeAdapter[Callable[..., Any]] = TypeAdapter(AnySource)
+    assert type(adapter.validate_python({"kind": "files", "url": "x"})) is Files
