@@ -7,6 +7,7 @@ here is printed on standard output, so that `--json` stays readable by programs.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from time import monotonic
 
 from rich import box
 from rich.console import Console
@@ -24,6 +25,9 @@ from rich.table import Table
 from rich.text import Text
 
 from agent_pipelines.progress import Stage
+
+#: Seconds between two lines of news where nobody watches.
+_NEWS_EVERY = 10.0
 
 #: How each state of a signal looks.
 STATE_STYLE = {"true": "green", "false": "bold red", "cannot tell": "yellow"}
@@ -68,7 +72,22 @@ def waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
         with console.status(what) as status:
             yield lambda news: status.update(f"{what} [dim]{escape(news)}[/dim]")
     else:
-        yield lambda news: console.print(f"  {what} {news}", highlight=False, markup=False)
+        yield _Seldom(
+            lambda news: console.print(f"  {what} {news}", highlight=False, markup=False)
+        )
+
+
+class _Seldom:
+    """Passes on the first news, and then what is new every ten seconds: a log is not a screen."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+        self._shown_at = -_NEWS_EVERY
+
+    def __call__(self, news: str) -> None:
+        if monotonic() - self._shown_at >= _NEWS_EVERY:
+            self._shown_at = monotonic()
+            self._show(news)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], title: str = "") -> Table:

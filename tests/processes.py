@@ -5,6 +5,7 @@ it. Does not belong here: what a command should print.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -24,10 +25,8 @@ _T = TypeVar("_T")
 
 _POLL_SECONDS = 0.1
 
-# A shell that runs the tests in the background lets them ignore Ctrl-C; a process that they start
-# would inherit that, and they are about what Ctrl-C does.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
 
 #: What every process of a state directory has in its environment, however it was started.
 _STATE_DIR = "AGENT_PIPELINES_STATE_DIR"
@@ -126,6 +125,7 @@ def started(
             stdout=out,
             stderr=err,
             start_new_session=True,
+            preexec_fn=_in_the_child,
         )
     command = Command(process, state, folder)
     try:
@@ -164,6 +164,14 @@ def listening(port: int) -> bool:
     with socket.socket() as asking:
         asking.settimeout(2)
         return asking.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _in_the_child() -> None:
+    # A shell that runs the tests in the background lets them ignore Ctrl-C, and that is inherited.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Also when the tests are killed, nothing stays behind. (Where this does not exist, it may.)
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -225,11 +225,15 @@ class _Sync:
             rows = self._ledger.chunks_of([ref.id for ref in slice_])
             for ref in slice_:
                 try:
-                    yield self._write(chunker, ref, rows.get(ref.id, []))
-                except DocumentError as error:
-                    self._failed[ref.id] = str(error)
+                    write = self._write(chunker, ref, rows.get(ref.id, []))
+                except Exception as error:  # a user's own source may raise anything
+                    expected = isinstance(error, DocumentError)
+                    reason = str(error) if expected else f"{type(error).__name__}: {error}"
+                    self._failed[ref.id] = reason
                     self._settle(rows.get(ref.id, []))
-                    self._ledger.fail(ref, str(error))
+                    self._ledger.fail(ref, reason)
+                else:
+                    yield write
 
     def _write(self, chunker: Chunker, ref: Ref, rows: Sequence[ChunkRow]) -> DocumentWrite:
         document = self._index.source.load(ref)
