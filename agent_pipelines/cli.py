@@ -67,7 +67,7 @@ def _print_json(document: Any) -> None:
 
 
 def _finish_jobs(results: list[Any], as_json: bool) -> None:
-    from agent_pipelines.commands import jobs
+    from agent_pipelines.commands import results as command
 
     if as_json:
         _print_json(
@@ -78,7 +78,7 @@ def _finish_jobs(results: list[Any], as_json: bool) -> None:
             }
         )
     else:
-        jobs.show(Console(), results)
+        command.show(Console(), results)
     if not all(r.ok for r in results):
         raise typer.Exit(1)
 

@@ -72,9 +72,7 @@ def waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
         with console.status(what) as status:
             yield lambda news: status.update(f"{what} [dim]{escape(news)}[/dim]")
     else:
-        yield _Seldom(
-            lambda news: console.print(f"  {what} {news}", highlight=False, markup=False)
-        )
+        yield _Seldom(lambda news: console.print(f"  {what} {news}", highlight=False, markup=False))
 
 
 class _Seldom:

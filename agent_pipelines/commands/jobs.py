@@ -1,77 +1,23 @@
-"""`run`, `sync` and `batch`: running an index's or an agent's job and showing how it ended.
+"""`run`, `sync` and `batch`: running an index's or an agent's job, with what it needs.
 
-Belongs here: starting what a job needs, the job itself, and its result as data and as a table.
+Belongs here: what is checked before, what is started, and in which order. Does not belong here: how
+a result reads (`results.py`).
 """
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from agent_pipelines.agents.tasks import read_tasks
+from agent_pipelines.commands.results import Result
 from agent_pipelines.errors import UserError
-from agent_pipelines.session import JobOutcome, Session
-from agent_pipelines.terminal import TerminalProgress, counts, passed_text, table, waiting
+from agent_pipelines.session import Session
+from agent_pipelines.terminal import TerminalProgress, waiting
 from resources.embedder import EmbedderResource
 from resources.state import StateResource
 from resources.weaviate import WeaviateResource
-
-#: What a program reads of an index's run.
-_SYNC_COUNTS = (
-    "listed", "changed", "deleted", "failed", "written", "embedded", "retired", "repaired",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Result:
-    """How one index's or agent's job ended."""
-
-    kind: str
-    name: str
-    outcome: JobOutcome | None
-    error: str | None
-
-    @property
-    def ok(self) -> bool:
-        """Whether the job ran to its end and every check passed."""
-        return self.outcome is not None and self.error is None and not self.failed_checks
-
-    @property
-    def failed_checks(self) -> list[str]:
-        checks = self.outcome.checks if self.outcome else ()
-        failed = [check for check in checks if not check.passed and not check.warning]
-        return [f"{check.asset}: {check.name}" for check in failed]
-
-    def as_json(self) -> dict[str, Any]:
-        """The result for programs; see `run --help`."""
-        found = self.outcome
-        values: dict[str, Any] = {"ok": self.ok, "error": self.error}
-        if found is None:
-            return values
-        values["run_id"] = found.run_id
-        values["checks"] = {
-            check.name: {
-                "passed": check.passed,
-                "warning": check.warning,
-                "description": check.description,
-            }
-            for check in found.checks
-        }
-        if self.kind == "index":
-            synced, live = found.metadata.get("index", {}), found.metadata.get("live", {})
-            values |= {name: synced.get(name) for name in _SYNC_COUNTS}
-            values |= {"snapshot": live.get("sequence"), "chunks": live.get("chunks")}
-        else:
-            answered = found.metadata.get("answers", {})
-            values |= {
-                "batch": answered.get("batch"),
-                "tasks": answered.get("tasks"),
-                "outcomes": _outcomes(answered),
-            }
-        return values
 
 
 def check_inputs(session: Session) -> None:
@@ -204,55 +150,3 @@ class _LastNews:
         self._show = say
         if self._last:
             say(self._last)
-
-
-def show(console: Console, results: list[Result]) -> None:
-    """What happened, as tables."""
-    checks = [
-        (f"{check.asset}", check.name, passed_text(check.passed, check.warning), check.description)
-        for result in results
-        if result.outcome
-        for check in result.outcome.checks
-    ]
-    indexes = [r for r in results if r.kind == "index" and r.outcome]
-    agents = [r for r in results if r.kind == "agent" and r.outcome]
-    if indexes:
-        columns = ("listed", "changed", "deleted", "failed", "embedded", "chunks", "snapshot")
-        rows = [(r.name, *(_shown(r.as_json().get(column)) for column in columns)) for r in indexes]
-        console.print(table(("index", *columns), rows))
-    if agents:
-        rows = []
-        for r in agents:
-            answered = r.outcome.metadata.get("answers", {}) if r.outcome else {}
-            rows.append(
-                (
-                    r.name,
-                    _shown(answered.get("tasks")),
-                    counts(_outcomes(answered)),
-                    _shown(answered.get("tokens_per_second")),
-                    " / ".join(_shown(answered.get(f"latency_{p}")) for p in ("p50", "p95")),
-                )
-            )
-        console.print(table(("agent", "tasks", "outcomes", "tokens/s", "p50 / p95 seconds"), rows))
-    if checks:
-        console.print(table(("asset", "check", "", "observed"), checks))
-    for result in results:
-        if result.error:
-            console.print(
-                f"[bold red]{result.kind} {result.name} failed:[/bold red] {escape(result.error)}",
-                soft_wrap=True,
-            )
-        elif result.failed_checks:
-            console.print(
-                f"[bold red]{result.kind} {result.name}: checks failed:[/bold red] "
-                + ", ".join(result.failed_checks)
-            )
-
-
-def _outcomes(answered: Mapping[str, Any]) -> dict[str, int]:
-    prefix = "outcome_"
-    return {k.removeprefix(prefix): v for k, v in answered.items() if k.startswith(prefix)}
-
-
-def _shown(value: Any) -> str:
-    return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -120,16 +120,16 @@ class IndexComponent(ConfiguredIndex, dg.Component):
             embedder: EmbedderResource,
             state: StateResource,
         ) -> dg.MaterializeResult[None]:
-            with self.open(weaviate, embedder, state) as opened:
-                try:
+            try:
+                with self.open(weaviate, embedder, state) as opened:
                     report = sync(
                         opened,
                         accept_deletions=config.accept_deletions,
                         verify=config.verify,
                         progress=progress_or_log(context.log.info),
                     )
-                except (SyncError, UserError) as error:
-                    raise dg.Failure(str(error), allow_retries=False) from error
+            except (SyncError, UserError) as error:
+                raise dg.Failure(str(error), allow_retries=False) from error
             return dg.MaterializeResult(metadata=_sync_metadata(report))
 
         return index
@@ -143,11 +143,11 @@ class IndexComponent(ConfiguredIndex, dg.Component):
         def live(
             weaviate: WeaviateResource, embedder: EmbedderResource, state: StateResource
         ) -> dg.MaterializeResult[None]:
-            with self.open(weaviate, embedder, state) as opened:
-                try:
+            try:
+                with self.open(weaviate, embedder, state) as opened:
                     snapshot = commit(opened)
-                except (CommitError, UserError) as error:
-                    raise dg.Failure(str(error), allow_retries=False) from error
+            except (CommitError, UserError) as error:
+                raise dg.Failure(str(error), allow_retries=False) from error
             return dg.MaterializeResult(
                 data_version=dg.DataVersion(snapshot.manifest_digest),
                 metadata={

@@ -91,6 +91,8 @@ def result(signal: Signal, reading: Reading) -> dict[str, Any]:
         "severity": dg.AssetCheckSeverity.ERROR
         if signal.severity == "page"
         else dg.AssetCheckSeverity.WARN,
-        "description": f"{reading.state}: {reading.observed}",
+        "description": reading.observed
+        if reading.state is State.TRUE
+        else f"{reading.state}: {reading.observed}",
         "metadata": metadata,
     }
