@@ -12,7 +12,8 @@ from agent_pipelines.local import models, vllm
 from agent_pipelines.local.parts import Parts, find
 from agent_pipelines.settings import Settings
 
-pytestmark = pytest.mark.vllm
+# Slow: what `run` shows of it in test_cli_run is enough for every day.
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 CALL: ResponseFormatJSONSchema = {
     "type": "json_schema",
