@@ -4,6 +4,7 @@ Belongs here: what costs seconds to start and can be shared without one test see
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def only_our_own_addresses() -> None:
     """Tests talk to what they start, never to what the developer's shell points at."""
     for name in _ADDRESSES:
         os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_works() -> None:
+    """A shell's background job ignores SIGINT, and so would every process that tests interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,8 @@ def test_only_true_passes_and_cannot_tell_says_so(component: IndexComponent, sta
         assert evaluation.passed == (state is State.TRUE)
         assert evaluation.metadata["state"].value == str(state)
         assert evaluation.metadata["observed"].value == "seen"
-        assert (evaluation.description or "").startswith(str(state))
+        said = "seen" if state is State.TRUE else f"{state}: seen"
+        assert evaluation.description == said
 
 
 @given(attempts=st.integers(0, 5000), passed=st.floats(0, 1e6))
