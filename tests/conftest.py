@@ -36,6 +36,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Obtain once what takes minutes on a fresh machine, before any test's own time runs."""
     if hasattr(session.config, "workerinput") or session.config.option.collectonly:
         return
+    # Tests start this program a hundred times; without bytecode each start takes twice as long.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     cache_dir = Settings().cache_dir
     weaviate.obtain(cache_dir, print)
     models.packaged_llm(cache_dir, print)
