@@ -213,7 +213,7 @@ def status(assets: Assets = None, as_json: Json = False) -> None:
         command.show(Console(), indexes, agents)
         for name, reason in broken.items():
             console.print(f"[bold red]assets/{name} cannot be loaded:[/bold red] {escape(reason)}")
-    raise typer.Exit(command.EXIT_CODES[command.worst(indexes, bool(broken))])
+    raise typer.Exit(command.exit_code(indexes, bool(broken)))
 
 
 @app.command()

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, func, select
 from agent_pipelines.components.configured_index import ConfiguredIndex
 from agent_pipelines.errors import UserError
 from agent_pipelines.health.evaluate import Recorded, evaluate, recorded, tick
-from agent_pipelines.health.signal import State
+from agent_pipelines.health.signal import State, worst
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.health.view import View
 from agent_pipelines.indexing import changes
@@ -35,12 +35,8 @@ class IndexStatus:
 
     @property
     def state(self) -> State:
-        """The worst of the signals: one false makes it false."""
-        states = {signal.state for signal in self.signals}
-        for worst in (State.FALSE, State.CANNOT_TELL):
-            if worst in states:
-                return worst
-        return State.TRUE
+        """The worst of the signals."""
+        return worst(signal.state for signal in self.signals)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from agent_pipelines.errors import UserError
-from agent_pipelines.health.signal import State
+from agent_pipelines.health.signal import State, worst
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.session import Session
 from agent_pipelines.status import AgentStatus, IndexStatus, agent_status, index_status
@@ -19,7 +19,7 @@ from agent_pipelines.terminal import ago, counts, state_text, table, waiting
 from resources.state import StateResource
 
 #: What `status` exits with for the worst state it found.
-EXIT_CODES = {State.TRUE: 0, State.FALSE: 1, State.CANNOT_TELL: 2}
+_EXIT_CODES = {State.TRUE: 0, State.FALSE: 1, State.CANNOT_TELL: 2}
 
 
 def gather(session: Session, console: Console) -> tuple[list[IndexStatus], list[AgentStatus]]:
@@ -37,13 +37,10 @@ def gather(session: Session, console: Console) -> tuple[list[IndexStatus], list[
     return indexes, [agent_status(engine, name) for name in loaded.agents]
 
 
-def worst(indexes: list[IndexStatus], broken: bool) -> State:
-    """One false makes everything false; a folder that cannot be loaded cannot be told."""
-    states = {index.state for index in indexes} | ({State.CANNOT_TELL} if broken else set())
-    for state in (State.FALSE, State.CANNOT_TELL):
-        if state in states:
-            return state
-    return State.TRUE
+def exit_code(indexes: list[IndexStatus], broken: bool) -> int:
+    """What `status` exits with; of a folder that cannot be loaded nothing can be told."""
+    unloaded = [State.CANNOT_TELL] if broken else []
+    return _EXIT_CODES[worst([*(index.state for index in indexes), *unloaded])]
 
 
 def show(console: Console, indexes: list[IndexStatus], agents: list[AgentStatus]) -> None:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +255,7 @@ class AgentComponent(dg.Component):
                     engine=engine,
                     progress=answered,
                 )
-        sample = list(answers.read_answers(engine, batch.batch_id))[:_SAMPLE]
+        sample = list(islice(answers.read_answers(engine, batch.batch_id), _SAMPLE))
         questions = {task.task_id: str(task.inputs.get("question", task.inputs)) for task in tasks}
         ok = report.outcomes.get("ok", 0)
         total = sum(report.outcomes.values())

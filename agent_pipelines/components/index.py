@@ -83,8 +83,7 @@ class IndexComponent(ConfiguredIndex, dg.Component):
         return {
             "key": self.key(asset),
             "group_name": self.name,
-            "description": description
-            + (f"\n\n{self.config.description}" * bool(self.config.description)),
+            "description": f"{description}\n\n{self.config.description}".strip(),
         }
 
     def _documents(self) -> Any:

@@ -4,7 +4,7 @@ Belongs here: its definition and its reading. Does not belong here: any particul
 file each in `signals/`) or when they are evaluated (`evaluate.py`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -18,6 +18,12 @@ class State(StrEnum):
     TRUE = "true"
     FALSE = "false"
     CANNOT_TELL = "cannot tell"
+
+
+def worst(states: Iterable[State]) -> State:
+    """One false makes the whole false; else one that cannot be told makes it so."""
+    found = set(states)
+    return next((s for s in (State.FALSE, State.CANNOT_TELL) if s in found), State.TRUE)
 
 
 @dataclass(frozen=True)
