@@ -9,8 +9,8 @@ import json
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from markdown_it import MarkdownIt
@@ -49,6 +49,7 @@ class Chunk:
     title: str
     uri: str
     text: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 class Chunker:
@@ -75,7 +76,7 @@ class Chunker:
         seen: Counter[str] = Counter()
         chunks = []
         for position, text in enumerate(self._pieces(document)):
-            content_hash = content_hash_of(text, document.title, document.uri)
+            content_hash = content_hash_of(text, document.title, document.uri, document.metadata)
             occurrence = seen[content_hash]
             seen[content_hash] += 1
             chunks.append(
@@ -87,6 +88,7 @@ class Chunker:
                     title=document.title,
                     uri=document.uri,
                     text=text,
+                    metadata=document.metadata,
                 )
             )
         if not chunks:
@@ -131,6 +133,7 @@ def chunk_id(
     return str(uuid.uuid5(_NAMESPACE, key))
 
 
-def content_hash_of(text: str, title: str, uri: str) -> str:
+def content_hash_of(text: str, title: str, uri: str, metadata: Mapping[str, str]) -> str:
     """What a stored chunk must hash to; covers everything a reader is shown."""
-    return hashlib.sha256(json.dumps([text, title, uri]).encode()).hexdigest()
+    shown = json.dumps([text, title, uri, sorted(metadata.items())])
+    return hashlib.sha256(shown.encode()).hexdigest()

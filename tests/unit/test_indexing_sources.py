@@ -21,11 +21,11 @@ from agent_pipelines.indexing.sources.files import Files
 
 
 def ids(source: Source) -> list[str]:
-    return sorted(ref.id for ref in source.list().refs)
+    return sorted(ref.id for ref in source.list())
 
 
 def versions(source: Source) -> dict[str, str]:
-    return {ref.id: ref.version for ref in source.list().refs}
+    return {ref.id: ref.version for ref in source.list()}
 
 
 def files(url: str, folder: Path = Path("/nowhere"), **more: Any) -> Source:
@@ -86,13 +86,13 @@ def test_a_missing_root_is_an_error_and_never_an_empty_listing(
 ) -> None:
     for url in (str(docs / "gone"), str(docs / "top.md"), "memory://gone"):
         with pytest.raises(SourceError, match="does not exist or is not a folder"):
-            files(url).list()
+            list(files(url).list())
         with pytest.raises(UserError, match=r"source\.url"):
             files(url).check()
     source = files(str(docs))
     docs.rename(docs.parent / "unmounted")
     with pytest.raises(SourceError):
-        source.list()
+        list(source.list())
 
 
 def test_an_empty_folder_is_an_empty_listing(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_subfolder_that_cannot_be_listed_fails_the_listing(
 
     monkeypatch.setattr(MemoryFileSystem, "ls", ls)
     with pytest.raises(SourceError, match="denied"):
-        files("memory://docs").list()
+        list(files("memory://docs").list())
 
 
 def test_a_url_that_fsspec_cannot_open_is_the_users_to_mend() -> None:
@@ -133,7 +133,7 @@ def test_a_touched_file_has_a_new_version_and_says_when(docs: Path) -> None:
     (docs / "note.txt").write_text("longer than it was before this")
     after = versions(source)
     assert {id_ for id_ in before if before[id_] != after[id_]} == {"top.md", "note.txt"}
-    (top,) = (ref for ref in source.list().refs if ref.id == "top.md")
+    (top,) = (ref for ref in source.list() if ref.id == "top.md")
     assert top.modified_at is not None
     assert top.modified_at.timestamp() == 1_700_000_000
     assert top.modified_at.tzinfo is not None
@@ -174,13 +174,13 @@ def test_a_zip_is_a_folder_and_a_new_zip_in_its_place_is_seen(tmp_path: Path) ->
 
     after = versions(source)
     assert {id_ for id_ in after if before.get(id_) != after[id_]} == {"a.md", "c.md"}
-    by_id = {ref.id: ref for ref in source.list().refs}
+    by_id = {ref.id: ref for ref in source.list()}
     assert source.load(by_id["a.md"]).text == "# A\n\ntwo"
 
 
 def test_a_loaded_file_has_its_title_format_and_place(docs: Path) -> None:
     source = files(str(docs))
-    loaded = {ref.id: source.load(ref) for ref in source.list().refs}
+    loaded = {ref.id: source.load(ref) for ref in source.list()}
     low = loaded["deep/er/low.md"]
     assert (low.title, low.format) == ("deep/er/low.md", "markdown")
     assert low.text == "# deep/er/low.md\n\ntext of deep/er/low.md"
@@ -193,7 +193,7 @@ def test_one_bad_file_is_that_documents_failure_alone(docs: Path) -> None:
     (docs / "binary.md").write_bytes(bytes(range(256)) * 4)
     (docs / "dangling.md").symlink_to(docs / "nowhere.md")
     source = files(str(docs), include=("*.md",))
-    refs = {ref.id: ref for ref in source.list().refs}
+    refs = {ref.id: ref for ref in source.list()}
     for name in ("empty.md", "binary.md", "dangling.md"):
         with pytest.raises(DocumentError):
             source.load(refs[name])
@@ -206,8 +206,8 @@ def test_a_name_that_is_not_utf8_is_that_documents_failure_alone(docs: Path) -> 
     with open(name, "wb") as file:
         file.write(b"# Caf\n\ntext")
     source = files(str(docs), include=("*.md",))
-    assert len(source_digest(source.list().refs)) == 64
-    refs = {ref.id: ref for ref in source.list().refs}
+    assert len(source_digest(source.list())) == 64
+    refs = {ref.id: ref for ref in source.list()}
     assert set(refs) == {"top.md", "caf\\udce9.md"}
     with pytest.raises(DocumentError, match="cannot be read"):
         source.load(refs["caf\\udce9.md"])
@@ -232,7 +232,7 @@ def test_distributions_with_a_description_are_documents(tmp_path: Path) -> None:
     distribution(tmp_path, "silent", body="")
     distribution(tmp_path, "old", body="", headers="Description: in a header\n")
     source = DistributionsSource([tmp_path, tmp_path / "missing"])
-    refs = {ref.id: ref for ref in source.list().refs}
+    refs = {ref.id: ref for ref in source.list()}
     assert set(refs) == {"some-pkg", "old"}
     loaded = source.load(refs["some-pkg"])
     assert (loaded.title, loaded.format, loaded.text) == (
@@ -263,7 +263,7 @@ def test_the_first_of_two_on_the_path_wins_in_the_listing_and_in_the_loading(
     distribution(tmp_path / "1", "both", body="first")
     distribution(tmp_path / "2", "both", body="second")
     source = DistributionsSource([tmp_path / "1", tmp_path / "2"])
-    (ref,) = source.list().refs
+    (ref,) = source.list()
     assert source.load(ref).text == "first"
 
 
@@ -275,7 +275,7 @@ def test_odd_metadata_is_read_or_fails_as_that_document_alone(tmp_path: Path) ->
     nameless.write_bytes(b"Metadata-Version: 2.1\n\ntext")
     gone = distribution(tmp_path, "gone")
     source = DistributionsSource([tmp_path])
-    refs = {ref.id: ref for ref in source.list().refs}
+    refs = {ref.id: ref for ref in source.list()}
     assert set(refs) == {"crlf", "latin", "nameless", "gone"}
     assert source.load(refs["crlf"]).text == "# Readme\n\ntext"
     assert "Straße" in source.load(refs["latin"]).text

@@ -5,7 +5,7 @@ or turning bytes into text (`extraction.py`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class SourceError(Exception):
-    """The source could not be listed. Never expressed as an empty listing."""
+    """The source could not be listed to its end. Never expressed as a shorter listing."""
 
 
 class DocumentError(Exception):
@@ -36,14 +36,6 @@ class Ref:
 
 
 @dataclass(frozen=True)
-class Listing:
-    """Everything the source holds now. `incomplete` says why it may not be everything."""
-
-    refs: Sequence[Ref]
-    incomplete: str | None = None
-
-
-@dataclass(frozen=True)
 class Document:
     """One document's text, ready to be split into chunks."""
 
@@ -54,7 +46,8 @@ class Document:
     uri: str
     format: str
     """`markdown` or `text`: decides how the text is split."""
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What searches can be filtered by."""
 
 
 class Source(Protocol):
@@ -68,16 +61,19 @@ class Source(Protocol):
         """
         ...
 
-    def list(self) -> Listing:
-        """List every document cheaply.
+    def list(self) -> Iterator[Ref]:
+        """List every document cheaply, one after the other.
+
+        A listing that ends is complete: whatever keeps a source from seeing everything is raised,
+        at the latest where the listing would end.
 
         Raises:
-            SourceError: the listing failed; nothing may be concluded from it.
+            SourceError: while iterating; nothing may be concluded from what came before it.
         """
         ...
 
     def load(self, ref: Ref) -> Document:
-        """Read one document.
+        """Read one document. Called from several threads at once.
 
         Raises:
             DocumentError: it cannot be read, or holds no usable text.

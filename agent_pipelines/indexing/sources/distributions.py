@@ -17,7 +17,6 @@ from agent_pipelines.indexing import extraction
 from agent_pipelines.indexing.sources import (
     Document,
     DocumentError,
-    Listing,
     Ref,
     Source,
     SourceConfig,
@@ -49,26 +48,23 @@ class DistributionsSource:
     def check(self) -> None:
         """Nothing to see: a program that runs has somewhere it was imported from."""
 
-    def list(self) -> Listing:
+    def list(self) -> Iterator[Ref]:
         """List distributions with a description; the first on the path wins, as in an import."""
-        refs: dict[str, Ref | None] = {}
+        seen: set[str] = set()
         try:
             for file in self._metadata_files():
-                if (id_ := _name(file)) in refs:
+                if (id_ := _name(file)) in seen:
                     continue
+                seen.add(id_)
                 data = file.read_bytes()
-                refs[id_] = (
-                    Ref(
+                if _has_description(data):
+                    yield Ref(
                         id=id_,
                         version=hashlib.sha256(data).hexdigest()[:32],
                         modified_at=datetime.fromtimestamp(file.stat().st_mtime, UTC),
                     )
-                    if _has_description(data)
-                    else None
-                )
         except OSError as error:
             raise SourceError(f"installed distributions cannot be listed: {error}") from error
-        return Listing(refs=sorted(filter(None, refs.values()), key=lambda r: r.id))
 
     def _metadata_files(self) -> Iterator[Path]:
         for folder in self._folders:

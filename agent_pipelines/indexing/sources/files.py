@@ -19,7 +19,6 @@ from agent_pipelines.indexing import extraction
 from agent_pipelines.indexing.sources import (
     Document,
     DocumentError,
-    Listing,
     Ref,
     Source,
     SourceConfig,
@@ -84,7 +83,7 @@ class FilesSource:
                 remedy="correct `url` in defs.yaml (a relative path starts at that file's folder)",
             ) from error
 
-    def list(self) -> Listing:
+    def list(self) -> Iterator[Ref]:
         """List matching files; a missing root is an error, never an empty listing."""
         try:
             # What an archive held when it was opened, or a cached listing (object stores keep
@@ -93,7 +92,7 @@ class FilesSource:
             self._fs.invalidate_cache()
             if not self._fs.isdir(self._root):
                 raise SourceError(f"{self._url} does not exist or is not a folder")
-            return Listing(refs=list(self._refs()))
+            yield from self._refs()
         except SourceError:
             raise
         except Exception as error:  # every fsspec backend raises its own kinds
@@ -119,19 +118,19 @@ class FilesSource:
 
     def load(self, ref: Ref) -> Document:
         """Read and decode one file."""
-        format_ = extraction.format_of(ref.id)
         try:
             data: bytes = self._fs.cat_file(f"{self._root}/{ref.id}")
         except Exception as error:  # every fsspec backend raises its own kinds
             raise DocumentError(f"cannot be read: {error}") from error
-        text = extraction.checked(extraction.decode(data))
+        extracted = extraction.extract(data, name=ref.id)
         return Document(
             id=ref.id,
             version=ref.version,
-            text=text,
-            title=extraction.title_of(text, fallback=ref.id),
+            text=extracted.text,
+            title=extracted.title or ref.id,
             uri=self._fs.unstrip_protocol(f"{self._root}/{ref.id}"),
-            format=format_,
+            format=extracted.format,
+            metadata=extracted.metadata,
         )
 
 
