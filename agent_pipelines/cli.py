@@ -1,4 +1,4 @@
-"""The command line: `agent-pipelines run | dev | sync | search | batch | status | doctor | tools`.
+"""The command line: `agent-pipelines run | dev | sync | rollback | search | batch | status | …`.
 
 Belongs here: arguments, exit codes and what a program reads. Does not belong here: what a command
 does (`commands/`), or anything a Dagster run or a sensor would need too.
@@ -141,28 +141,57 @@ def sync(
 
 
 @app.command()
+def rollback(index: IndexName, assets: Assets = None, as_json: Json = False) -> None:
+    """Return an index to the generation that was live before the last change of its spec.
+
+    At once, for every reader. Syncs of the spec that was rolled back from are refused until
+    defs.yaml changes; rolling back once more returns to it.
+    """
+    from agent_pipelines.commands import jobs
+
+    with _session(assets) as session:
+        session.loaded.index(index)
+        jobs.check_surroundings(session, [index])
+        result = jobs.roll_back(session, console, index)
+    _finish_jobs([result], as_json)
+
+
+@app.command()
 def search(
     index: IndexName,
     query: Annotated[str, typer.Argument(help="What to look for.")],
     limit: Annotated[int, typer.Option(min=1, max=50, help="How many hits.")] = 5,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUE",
+            help="Only documents with this in their metadata, `document_id`, `uri` or `title`; "
+            "`*` stands for anything. Again with the same field: either value; with another: both.",
+        ),
+    ] = None,
+    alpha: Annotated[
+        float, typer.Option(min=0, max=1, help="Weight of vectors (1) against words (0).")
+    ] = 0.5,
     assets: Assets = None,
     as_json: Json = False,
 ) -> None:
-    """Search an index the way agents do."""
+    """Search an index the way agents do: by words and by meaning."""
     from dataclasses import asdict
 
-    from agent_pipelines.indexing.search import IndexSearcher
+    from agent_pipelines.indexing.search import IndexSearcher, read_filters
     from agent_pipelines.terminal import ago, waiting
     from resources.embedder import EmbedderResource
     from resources.state import StateResource
     from resources.weaviate import WeaviateResource
 
+    filters = read_filters(where or [])
     with _session(assets) as session:
         component = session.loaded.index(index)
         with waiting(console, "Weaviate:") as say:
             session.start_weaviate(say)
         with component.open(WeaviateResource(), EmbedderResource(), StateResource()) as opened:
-            found = IndexSearcher({index: opened}).search(index, query, limit=limit)
+            searcher = IndexSearcher({index: opened})
+            found = searcher.search(index, query, limit=limit, filters=filters, alpha=alpha)
     if as_json:
         _print_json(asdict(found))
         return

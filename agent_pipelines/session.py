@@ -43,6 +43,22 @@ class JobOutcome:
     """Metadata of each materialized asset, by the last part of its key."""
     checks: tuple["CheckOutcome", ...]
 
+    def then(self, other: "JobOutcome") -> "JobOutcome":
+        """Both, one after the other, as one: numbers of the same asset add up."""
+        metadata = {asset: dict(values) for asset, values in self.metadata.items()}
+        for asset, values in other.metadata.items():
+            mine = metadata.setdefault(asset, {})
+            for name, value in values.items():
+                adds = isinstance(value, int | float) and name in mine
+                mine[name] = mine[name] + value if adds else value
+        return JobOutcome(
+            other.run_id,
+            self.success and other.success,
+            self.error or other.error,
+            metadata,
+            self.checks + other.checks,
+        )
+
 
 @dataclass(frozen=True)
 class CheckOutcome:
@@ -152,7 +168,12 @@ class Session:
         self._parts.close()
 
     def run_job(
-        self, job_name: str, progress: Progress, *, ops: Mapping[str, Any] | None = None
+        self,
+        job_name: str,
+        progress: Progress,
+        *,
+        ops: Mapping[str, Any] | None = None,
+        partition_key: str | None = None,
     ) -> JobOutcome:
         """Run a job in this process, recorded in Dagster's instance like any other run."""
         job = self.definitions.resolve_job_def(job_name)
@@ -160,6 +181,7 @@ class Session:
             result = job.execute_in_process(
                 run_config={**_QUIET, "ops": ops or {}},
                 instance=self.instance,
+                partition_key=partition_key,
                 raise_on_error=False,
             )
         if _interrupted(result):

@@ -55,8 +55,11 @@ def index_status(component: ConfiguredIndex) -> IndexStatus:
     engine = StateResource().engine()
     unseen: UserError | None = None
     try:
-        with component.open(WeaviateResource(), EmbedderResource(), StateResource()) as index:
-            evaluate(View(index, committed=True), tick())
+        with (
+            component.open(WeaviateResource(), EmbedderResource(), StateResource()) as index,
+            View(index, committed=True) as view,
+        ):
+            evaluate(view, tick())
     except UserError as error:
         unseen = error
     now = datetime.now(UTC)

@@ -6,6 +6,7 @@ a result reads (`results.py`).
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -89,10 +90,38 @@ def sync_indexes(
     with waiting(console, "Weaviate:") as say:
         session.start_weaviate(say)
     config = {"accept_deletions": accept_deletions, "verify": verify}
-    return [
-        _job(session, console, "index", name, {f"{name}__index": {"config": config}})
-        for name in names
+    return [_sync(session, console, name, config) for name in names]
+
+
+def _sync(session: Session, console: Console, name: str, config: Mapping[str, Any]) -> Result:
+    """The sync job; of a split index that of every partition, and then the commit."""
+    component = session.loaded.index(name)
+    ops = {f"{name}__index": {"config": config}}
+    console.print(f"[bold]index {name}[/bold]")
+    progress = TerminalProgress(console)
+    if not component.partitions:
+        outcome = session.run_job(component.job_name, progress, ops=ops)
+        return Result("index", name, outcome, outcome.error)
+    parts = [
+        partial(session.run_job, component.job_name, progress, ops=ops, partition_key=key)
+        for key in component.partitions
     ]
+    first, *others = [*parts, partial(session.run_job, component.live_job_name, progress)]
+    outcome = first()
+    for run in others:
+        if not outcome.success:
+            break
+        outcome = outcome.then(run())
+    return Result("index", name, outcome, outcome.error)
+
+
+def roll_back(session: Session, console: Console, name: str) -> Result:
+    """Run the job that returns an index to the generation before."""
+    with waiting(console, "Weaviate:") as say:
+        session.start_weaviate(say)
+    component = session.loaded.index(name)
+    outcome = session.run_job(component.rollback_job_name, TerminalProgress(console))
+    return Result("index", name, outcome, outcome.error)
 
 
 def run_batch(session: Session, console: Console, name: str, tasks: str | None) -> Result:
@@ -121,17 +150,10 @@ def _batches(
 
 
 def _batch(session: Session, console: Console, name: str, tasks: str | None) -> Result:
-    config = {"tasks": tasks} if tasks else {}
-    return _job(session, console, "agent", name, {f"{name}__answers": {"config": config}})
-
-
-def _job(
-    session: Session, console: Console, kind: str, name: str, ops: Mapping[str, Any]
-) -> Result:
-    console.print(f"[bold]{kind} {name}[/bold]")
-    job = f"{name}_sync" if kind == "index" else f"{name}_batch"
-    outcome = session.run_job(job, TerminalProgress(console), ops=ops)
-    return Result(kind, name, outcome, outcome.error)
+    ops = {f"{name}__answers": {"config": {"tasks": tasks} if tasks else {}}}
+    console.print(f"[bold]agent {name}[/bold]")
+    outcome = session.run_job(f"{name}_batch", TerminalProgress(console), ops=ops)
+    return Result("agent", name, outcome, outcome.error)
 
 
 class _LastNews:

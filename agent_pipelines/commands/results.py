@@ -16,8 +16,9 @@ from agent_pipelines.terminal import counts, passed_text, table
 
 #: What a program reads of an index's run.
 _SYNC_COUNTS = (
-    "listed", "changed", "deleted", "failed", "written", "embedded", "retired", "repaired",
-)  # fmt: skip
+    *("listed", "changed", "deleted", "failed"),
+    *("written", "embedded", "reused", "retired", "repaired"),
+)
 
 
 @dataclass(frozen=True)

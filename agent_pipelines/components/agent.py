@@ -195,7 +195,8 @@ class AgentComponent(dg.Component):
         if self._index is None:
             return None
         with self._index.open(weaviate, embedder, state) as index:
-            readings = evaluate(View(index, committed=True), catalogue())
+            with View(index, committed=True) as view:
+                readings = evaluate(view, catalogue())
             snapshot = latest(index.engine, index.name)
         admission = admit(
             self.spec.on_stale_index,

@@ -4,7 +4,7 @@ Belongs here: its name, its keys, and handing it its connections. Does not belon
 fields (`index_config.py`) or the definitions it becomes (`index.py`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from agent_pipelines.indexing.chunking import ChunkerSpec
 from agent_pipelines.indexing.embedding import Embedder
 from agent_pipelines.indexing.generations import check_index_name
 from agent_pipelines.indexing.index import Index
+from agent_pipelines.indexing.partition import Partition
 from agent_pipelines.indexing.sources import Source
 from resources.embedder import EmbedderResource
 from resources.state import StateResource
@@ -42,7 +43,25 @@ class ConfiguredIndex:
 
     @property
     def job_name(self) -> str:
+        """The job that syncs; where the index is split, one partition of it."""
         return f"{self.name}_sync"
+
+    @property
+    def live_job_name(self) -> str:
+        """The job that commits, once every partition is in step; of a split index only."""
+        return f"{self.name}_live"
+
+    @property
+    def rollback_job_name(self) -> str:
+        return f"{self.name}_rollback"
+
+    @property
+    def partitions(self) -> Mapping[str, Partition]:
+        """The parts of a split index by Dagster's partition key; empty where it is not split."""
+        count = self.config.partitions
+        if count == 1:
+            return {}
+        return {f"{n + 1}-of-{count}": Partition(n, count) for n in range(count)}
 
     def model(self, embedder: EmbedderResource) -> Embedder:
         """The embedder of this index.
@@ -71,7 +90,7 @@ class ConfiguredIndex:
             UnavailableError: the store or the state database does not answer.
         """
         model = self.model(embedder)
-        with weaviate.connect() as store:
+        with weaviate.connect(self.config.collection.consistency) as store:
             yield Index(
                 name=self.name,
                 source=self.source,
@@ -81,4 +100,6 @@ class ConfiguredIndex:
                 embedder=model,
                 store=store,
                 engine=state.engine(),
+                settings=self.config.collection,
+                partitions=self.config.partitions,
             )

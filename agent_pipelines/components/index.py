@@ -5,6 +5,7 @@ not belong here: how an index is opened (`configured_index.py`), the checks (`in
 sensor (`index_sensor.py`).
 """
 
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,16 +16,15 @@ from agent_pipelines.components import index_checks, index_sensor
 from agent_pipelines.components.configured_index import ConfiguredIndex
 from agent_pipelines.components.index_config import IndexConfig
 from agent_pipelines.errors import UserError
-from agent_pipelines.indexing.live import CommitError, commit
+from agent_pipelines.indexing.listing import DoubtfulListingError, Listing
+from agent_pipelines.indexing.live import CommitError, Snapshot, commit, rollback
+from agent_pipelines.indexing.partition import WHOLE
 from agent_pipelines.indexing.sources import SourceError
 from agent_pipelines.indexing.sync import SyncError, SyncReport, sync
 from agent_pipelines.progress import progress_or_log
 from resources.embedder import EmbedderResource
 from resources.state import StateResource
 from resources.weaviate import WeaviateResource
-
-#: Rows of a metadata table; the UI is no place for thousands.
-_TABLE_ROWS = 50
 
 
 class SyncConfig(dg.Config):
@@ -56,28 +56,90 @@ class IndexComponent(ConfiguredIndex, dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         del context
-        checks = index_checks.build(self)
-        job = dg.define_asset_job(
-            self.job_name,
-            selection=dg.AssetSelection.assets(*map(self.key, ("documents", "index", "live"))),
-            description=f"Bring index {self.name} in step with its source, check it, commit it.",
-            tags={"index": self.name},
-        )
+        jobs = self._jobs()
         return dg.Definitions(
             assets=[self._documents(), self._index(), self._live()],
-            asset_checks=checks,
-            jobs=[job],
-            schedules=[
-                dg.ScheduleDefinition(
-                    name=f"{self.job_name}_schedule",
-                    job=job,
-                    cron_schedule=self.config.schedule,
-                    execution_timezone="UTC",
-                    default_status=dg.DefaultScheduleStatus.RUNNING,
-                )
-            ],
-            sensors=[index_sensor.build(self)],
+            asset_checks=index_checks.build(self),
+            jobs=[*jobs, self._rollback()],
+            schedules=[self._schedule()],
+            sensors=[index_sensor.build(self, jobs)],
         )
+
+    def _jobs(self) -> Sequence[Any]:
+        description = f"Bring index {self.name} in step with its source"
+        documents, index, live = (
+            dg.AssetSelection.assets(self.key(asset)) for asset in ("documents", "index", "live")
+        )
+        tags = {"index": self.name}
+        if not self.partitions:
+            return [
+                dg.define_asset_job(
+                    self.job_name,
+                    selection=documents | index | live,
+                    description=f"{description}, check it, commit it.",
+                    tags=tags,
+                )
+            ]
+        # A commit in the job of a partition would run after the first partition of all.
+        return [
+            dg.define_asset_job(
+                self.job_name,
+                selection=(documents | index).without_checks(),
+                description=f"{description}, one partition per run.",
+                tags=tags,
+            ),
+            dg.define_asset_job(
+                self.live_job_name,
+                selection=live | dg.AssetSelection.checks_for_assets(self.key("index")),
+                description=f"Check index {self.name} and commit it, once all partitions are in.",
+                tags=tags,
+            ),
+        ]
+
+    def _schedule(self) -> dg.ScheduleDefinition:
+        @dg.schedule(
+            name=f"{self.job_name}_schedule",
+            job_name=self.job_name,
+            cron_schedule=self.config.schedule,
+            execution_timezone="UTC",
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description=f"Syncs index {self.name} even when nothing seems stale.",
+        )
+        def schedule(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+            at = context.scheduled_execution_time.isoformat()
+            if not self.partitions:
+                yield dg.RunRequest(run_key=at)
+            for key in self.partitions:
+                yield dg.RunRequest(run_key=f"{at} {key}", partition_key=key)
+
+        return schedule
+
+    def _rollback(self) -> dg.JobDefinition:
+        @dg.op(name=f"{self.name}__rollback")
+        def rollback_op(
+            context: dg.OpExecutionContext,
+            weaviate: WeaviateResource,
+            embedder: EmbedderResource,
+            state: StateResource,
+        ) -> None:
+            try:
+                with self.open(weaviate, embedder, state) as opened:
+                    snapshot = rollback(opened)
+            except (CommitError, UserError) as error:
+                raise dg.Failure(str(error), allow_retries=False) from error
+            context.log_event(
+                dg.AssetMaterialization(self.key("live"), metadata=_snapshot_metadata(snapshot))
+            )
+
+        @dg.job(
+            name=self.rollback_job_name,
+            description=f"Return index {self.name} to the generation that was live before.",
+            tags={"index": self.name},
+        )
+        def rollback_job() -> None:
+            rollback_op()
+
+        return rollback_job
 
     def _common(self, asset: str, description: str) -> dict[str, Any]:
         return {
@@ -91,18 +153,14 @@ class IndexComponent(ConfiguredIndex, dg.Component):
             **self._common("documents", "The source as it lists itself; its version is a digest.")
         )
         def documents() -> dg.ObserveResult:
-            from agent_pipelines.indexing.plan import source_digest
-
             try:
-                listing = self.source.list()
-            except SourceError as error:
+                with Listing(self.source.list()) as listing:
+                    return dg.ObserveResult(
+                        data_version=dg.DataVersion(listing.digest()),
+                        metadata={"documents": len(listing)},
+                    )
+            except (SourceError, DoubtfulListingError) as error:
                 raise dg.Failure(f"{self.name}: {error}", allow_retries=False) from error
-            if listing.incomplete:
-                raise dg.Failure(f"{self.name}: the listing is incomplete: {listing.incomplete}")
-            return dg.ObserveResult(
-                data_version=dg.DataVersion(source_digest(listing.refs)),
-                metadata={"documents": len(listing.refs)},
-            )
 
         return documents
 
@@ -111,6 +169,9 @@ class IndexComponent(ConfiguredIndex, dg.Component):
             **self._common("index", "Chunks and vectors of every document, in one generation."),
             deps=[self.key("documents")],
             kinds={"weaviate"},
+            partitions_def=dg.StaticPartitionsDefinition(list(self.partitions))
+            if self.partitions
+            else None,
         )
         def index(
             context: dg.AssetExecutionContext,
@@ -126,6 +187,9 @@ class IndexComponent(ConfiguredIndex, dg.Component):
                         accept_deletions=config.accept_deletions,
                         verify=config.verify,
                         progress=progress_or_log(context.log.info),
+                        partition=self.partitions[context.partition_key]
+                        if self.partitions
+                        else WHOLE,
                     )
             except (SyncError, UserError) as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
@@ -149,49 +213,37 @@ class IndexComponent(ConfiguredIndex, dg.Component):
                 raise dg.Failure(str(error), allow_retries=False) from error
             return dg.MaterializeResult(
                 data_version=dg.DataVersion(snapshot.manifest_digest),
-                metadata={
-                    "sequence": snapshot.sequence,
-                    "generation": snapshot.collection,
-                    "documents": snapshot.documents,
-                    "failed_documents": snapshot.failed_documents,
-                    "chunks": snapshot.chunks,
-                    "committed_at": dg.TimestampMetadataValue(snapshot.committed_at.timestamp()),
-                    "age_of_listing_seconds": round(
-                        (datetime.now(UTC) - snapshot.listed_at).total_seconds(), 1
-                    ),
-                },
+                metadata=_snapshot_metadata(snapshot),
             )
 
         return live
 
 
-def _sync_metadata(report: SyncReport) -> dict[str, Any]:
-    changes = [
-        *({"document": id_, "change": "deleted", "reason": ""} for id_ in report.deleted),
-        *(
-            {
-                "document": id_,
-                "change": "failed" if id_ in report.failed else "indexed",
-                "reason": report.failed.get(id_, ""),
-            }
-            for id_ in report.changed
-        ),
-    ]
+def _snapshot_metadata(snapshot: Snapshot) -> dict[str, Any]:
+    age = (datetime.now(UTC) - snapshot.listed_at).total_seconds()
     return {
-        "listed": report.listed,
-        "changed": len(report.changed),
-        "deleted": len(report.deleted),
-        "failed": len(report.failed),
-        "written": report.written,
-        "embedded": report.embedded,
-        "retired": report.retired,
-        "repaired": report.repaired,
-        "seconds": round(report.seconds, 3),
-        "seconds_listing": round(report.seconds_listing, 3),
-        "seconds_embedding": round(report.seconds_embedding, 3),
+        "sequence": snapshot.sequence,
+        "generation": snapshot.collection,
+        "documents": snapshot.documents,
+        "failed_documents": snapshot.failed_documents,
+        "chunks": snapshot.chunks,
+        "committed_at": dg.TimestampMetadataValue(snapshot.committed_at.timestamp()),
+        "age_of_listing_seconds": round(age, 1),
+    }
+
+
+def _sync_metadata(report: SyncReport) -> dict[str, Any]:
+    counts = ("listed", "changed", "deleted", "failed", "written", "embedded", "reused", "retired")
+    seconds = ("seconds", "seconds_listing", "seconds_embedding")
+    return {
+        **{name: getattr(report, name) for name in (*counts, "repaired")},
+        **{name: round(getattr(report, name), 3) for name in seconds},
         "generation": report.collection,
         "changes": dg.TableMetadataValue(
-            [dg.TableRecord(row) for row in changes[:_TABLE_ROWS]],
+            [
+                dg.TableRecord({"document": c.document_id, "change": c.kind, "reason": c.reason})
+                for c in report.changes
+            ],
             dg.TableSchema([dg.TableColumn(n) for n in ("document", "change", "reason")]),
         ),
     }

@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent_pipelines.indexing.partition import BUCKETS
 from agent_pipelines.indexing.sources.catalogue import AnySource
+from agent_pipelines.indexing.store import CollectionSettings
 
 
 class Chunking(BaseModel):
@@ -38,6 +40,16 @@ class IndexConfig(BaseModel):
         default=None,
         description="Model name on the hub, or folder. Default: EMBEDDER_MODEL, else the packaged "
         "all-MiniLM-L6-v2. A change builds a new generation.",
+    )
+    collection: CollectionSettings = Field(
+        default=CollectionSettings(), description="How Weaviate keeps it."
+    )
+    partitions: int = Field(
+        default=1,
+        ge=1,
+        le=BUCKETS,
+        description="Into how many parts it is split, by a hash of the document's id. Each part is "
+        "synced by a run of its own (in a cluster: a pod of its own).",
     )
     max_staleness: timedelta = Field(
         default=timedelta(minutes=10),

@@ -5,8 +5,10 @@ evaluating (`health/`) or syncing (`indexing/`).
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from time import time
+from typing import Any
 
 import dagster as dg
 
@@ -16,6 +18,8 @@ from agent_pipelines.errors import UnavailableError
 from agent_pipelines.health.evaluate import evaluate, tick
 from agent_pipelines.health.signal import Reading, Signal, State
 from agent_pipelines.health.view import View
+from agent_pipelines.indexing import generations, live
+from agent_pipelines.indexing.partition import bucket_of
 from resources.embedder import EmbedderResource
 from resources.state import StateResource
 from resources.weaviate import WeaviateResource
@@ -55,13 +59,18 @@ class Cursor:
         return now - self.asked_at >= wait
 
 
-def build(component: ConfiguredIndex) -> dg.SensorDefinition:
-    """The sensor of one index, switched on unless its YAML says otherwise."""
+def build(component: ConfiguredIndex, jobs: Sequence[Any]) -> dg.SensorDefinition:
+    """The sensor of one index, switched on unless its YAML says otherwise.
+
+    Args:
+        component: the index.
+        jobs: those that sync and commit it, which the sensor may ask for.
+    """
     running = component.config.sensor == "running"
 
     @dg.sensor(
         name=f"{component.name}_sensor",
-        job_name=component.job_name,
+        jobs=list(jobs),
         minimum_interval_seconds=INTERVAL,
         default_status=dg.DefaultSensorStatus.RUNNING
         if running
@@ -74,29 +83,63 @@ def build(component: ConfiguredIndex) -> dg.SensorDefinition:
         embedder: EmbedderResource,
         state: StateResource,
     ) -> dg.SensorResult | dg.SkipReason:
-        if context.instance.get_runs(
-            dg.RunsFilter(job_name=component.job_name, statuses=_IN_PROGRESS), limit=1
-        ):
-            return dg.SkipReason("a sync is running")
+        for job in jobs:
+            filter_ = dg.RunsFilter(job_name=job.name, statuses=_IN_PROGRESS)
+            if context.instance.get_runs(filter_, limit=1):
+                return dg.SkipReason(f"{job.name} is running")
         cursor = Cursor(**json.loads(context.cursor)) if context.cursor else Cursor()
         try:
-            with component.open(weaviate, embedder, state) as index:
-                view = View(index, committed=True)
+            with (
+                component.open(weaviate, embedder, state) as index,
+                View(index, committed=True) as view,
+            ):
                 readings = evaluate(view, tick())
+                wanted = _wanted(component, view, readings)
         except UnavailableError as error:
             # Nothing can be seen: every check says so, and none claims the index to be wrong.
             readings = {
                 signal: Reading(State.CANNOT_TELL, error.message, signal.statement)
                 for signal in tick()
             }
-            return _result(component, cursor, readings, ask_for=None)
-        return _result(component, cursor, readings, ask_for=_reason(view, readings))
+            wanted = None
+        return _result(component, cursor, readings, wanted)
 
     return sensor
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Runs that would make the index true again."""
+
+    because: str
+    """The signal that asks for them."""
+    job: str
+    partition_keys: Sequence[str | None] = (None,)
+
+
+def _wanted(
+    component: ConfiguredIndex, view: View, readings: dict[Signal, Reading]
+) -> Wanted | None:
+    """What is to be run, or None."""
+    index, keys = view.index, component.partitions
+    if generations.is_rejected(index.engine, index.name, index.spec):
+        return None  # by whoever rolled back; a sync would be refused
+    reason = _reason(view, readings)
+    if keys and reason in (None, "fresh", "unfinished_sync") and live.is_pending(index):
+        return Wanted("unfinished_sync", component.live_job_name)
+    if reason is None:
+        return None
+    if not keys:
+        return Wanted(reason, component.job_name)
+    every = list(keys)
+    if reason == "fresh":
+        changed = {bucket_of(id_) % len(keys) for id_, _ in view.plan.changes()}
+        return Wanted(reason, component.job_name, [every[number] for number in sorted(changed)])
+    return Wanted(reason, component.job_name, every)
+
+
 def _reason(view: View, readings: dict[Signal, Reading]) -> str | None:
-    """What a sync is needed for, or None. A source that cannot be listed is no reason to sync."""
+    """Why a sync is needed, or None. A source that cannot be listed is no reason to sync."""
     false = {signal.name for signal, reading in readings.items() if reading.state is State.FALSE}
     for name in ("alias_points_to_live", "counts_match", "spec_is_current"):
         if name in false:
@@ -104,37 +147,38 @@ def _reason(view: View, readings: dict[Signal, Reading]) -> str | None:
     if view.unfinished:
         return "unfinished_sync"
     fresh = next(reading for signal, reading in readings.items() if signal.name == "fresh")
-    return "fresh" if fresh.state is not State.CANNOT_TELL and view.plan.changes else None
+    return "fresh" if fresh.state is not State.CANNOT_TELL and view.plan.changed else None
 
 
 def _result(
     component: ConfiguredIndex,
     cursor: Cursor,
     readings: dict[Signal, Reading],
-    *,
-    ask_for: str | None,
+    wanted: Wanted | None,
 ) -> dg.SensorResult:
     now = time()
     states = json.dumps({signal.name: reading.state for signal, reading in readings.items()})
     report = states != cursor.reported or now - cursor.reported_at > _HEARTBEAT
-    ask = ask_for is not None and cursor.may_ask(now)
+    ask = wanted is not None and cursor.may_ask(now)
     after = Cursor(
         reported=states,
         reported_at=now if report else cursor.reported_at,
-        attempts=0 if ask_for is None else cursor.attempts + ask,
+        attempts=0 if wanted is None else cursor.attempts + ask,
         asked_at=now if ask else cursor.asked_at,
     )
     return dg.SensorResult(
         run_requests=[
             dg.RunRequest(
-                job_name=component.job_name,
+                job_name=wanted.job,
+                partition_key=key,
                 tags={
-                    "agent-pipelines/signal": ask_for,
+                    "agent-pipelines/signal": wanted.because,
                     "agent-pipelines/attempt": str(after.attempts),
                 },
             )
+            for key in wanted.partition_keys
         ]
-        if ask and ask_for
+        if ask and wanted
         else [],
         asset_events=list(index_checks.evaluations(component, readings)) if report else [],
         cursor=json.dumps(asdict(after)),

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, select
 from agent_pipelines.health.signal import Reading, Signal, State
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.health.view import CannotTellError, View
-from agent_pipelines.indexing.plan import DoubtfulListingError
+from agent_pipelines.indexing.listing import DoubtfulListingError
 from agent_pipelines.state.engine import write
 from agent_pipelines.state.tables import signals as table
 from agent_pipelines.state.upsert import upsert
@@ -47,7 +47,13 @@ def evaluate(view: View, signals: Sequence[Signal]) -> dict[Signal, Reading]:
 
 def _read(signal: Signal, view: View) -> Reading:
     try:
-        return signal.evaluate(view)
+        reading = signal.evaluate(view)
+        if reading.state is State.FALSE and not view.undisturbed:
+            # What was compared is not of one moment.
+            raise CannotTellError(
+                f"a sync or a commit came between; before that: {reading.observed}"
+            )
+        return reading
     except CannotTellError as reason:
         observed = str(reason)
     except DoubtfulListingError as reason:

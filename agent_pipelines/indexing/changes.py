@@ -5,13 +5,18 @@ belong here: what a stale index means for anyone (`health/`).
 """
 
 from datetime import datetime
+from itertools import islice
 
-from sqlalchemy import Engine, delete, func, insert, select
+from sqlalchemy import Engine, delete, func, select
 
 from agent_pipelines.indexing.plan import Plan
 from agent_pipelines.indexing.sources import Ref
 from agent_pipelines.state.engine import write
 from agent_pipelines.state.tables import documents, listings, source_changes
+from agent_pipelines.state.upsert import upsert
+
+#: Changes that are in memory at once.
+_SLICE = 1_000
 
 
 def observe(engine: Engine, index: str, plan: Plan, *, listed_at: datetime) -> None:
@@ -22,36 +27,37 @@ def observe(engine: Engine, index: str, plan: Plan, *, listed_at: datetime) -> N
     listing where it does not. So staleness is never understated, and a file that was copied in
     with an old time of modification does not look stale since then.
     """
-    of_index = source_changes.c.index_name == index
     with write(engine) as connection:
-        known = {
-            row.document_id: row.since
-            for row in connection.execute(select(source_changes).where(of_index))
-        }
         before = connection.scalar(
             select(listings.c.listed_at).where(listings.c.index_name == index)
         )
-        rows = [
-            {
-                "index_name": index,
-                "document_id": id_,
-                "version": ref.version if ref else "",
-                "since": known.get(id_) or _dated(ref, before or listed_at, listed_at),
-            }
-            for id_, ref in plan.changes.items()
-        ]
-        connection.execute(delete(source_changes).where(of_index))
-        if rows:
-            connection.execute(insert(source_changes), rows)
-        connection.execute(delete(listings).where(listings.c.index_name == index))
+        changes = plan.changes()
+        while some := list(islice(changes, _SLICE)):
+            rows = [
+                {
+                    "index_name": index,
+                    "document_id": id_,
+                    "version": ref.version if ref else "",
+                    "since": _dated(ref, before or listed_at, listed_at),
+                    "listed_at": listed_at,
+                }
+                for id_, ref in some
+            ]
+            # A change that was seen before keeps its date.
+            upsert(connection, source_changes, rows, overwrite=("version", "listed_at"))
         connection.execute(
-            insert(listings).values(
-                index_name=index,
-                listed_at=listed_at,
-                source_digest=plan.source_digest,
-                documents=plan.listed,
+            delete(source_changes).where(
+                source_changes.c.index_name == index, source_changes.c.listed_at != listed_at
             )
         )
+        listing = {
+            "index_name": index,
+            "listed_at": listed_at,
+            "source_digest": plan.source_digest,
+            "documents": plan.listed,
+        }
+        columns = ("listed_at", "source_digest", "documents")
+        upsert(connection, listings, [listing], overwrite=columns)
 
 
 def forget(engine: Engine, index: str, collection: str) -> None:

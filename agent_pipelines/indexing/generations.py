@@ -4,20 +4,28 @@ Belongs here: their names and their rows. Does not belong here: filling one (`sy
 one live (`live.py`).
 """
 
+import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from agent_pipelines.errors import UserError
+from agent_pipelines.indexing.embedding import EmbedderIdentity
+from agent_pipelines.indexing.partition import Partition
 from agent_pipelines.indexing.spec import Spec
-from agent_pipelines.indexing.store import VectorStore
-from agent_pipelines.state.engine import write
-from agent_pipelines.state.tables import chunks, documents, generations
+from agent_pipelines.indexing.store import CollectionSettings, VectorStore
+from agent_pipelines.state.engine import read, write
+from agent_pipelines.state.leases import Lease
+from agent_pipelines.state.tables import chunks, documents, generations, partitions
+from agent_pipelines.state.upsert import upsert
 
 _INDEX_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+
+State = Literal["building", "live", "previous", "rejected", "retired"]
 
 
 @dataclass(frozen=True)
@@ -26,10 +34,13 @@ class Generation:
 
     collection: str
     fingerprint: str
-    state: Literal["building", "live", "previous", "retired"]
+    embedder: EmbedderIdentity
+    state: State
+    golden_vector: Sequence[float] | None
     source_digest: str | None
-    """The listing it is in step with; None while a sync is changing it."""
+    """The listing it is in step with; None while a sync is changing any partition of it."""
     listed_at: datetime | None
+    """When that was listed; of its partitions the one that was listed first."""
 
 
 def check_index_name(name: str) -> str:
@@ -54,29 +65,53 @@ def alias_of(index: str) -> str:
 
 def live(engine: Engine, index: str) -> Generation | None:
     """The generation readers get, or None before the first commit."""
-    return next((g for g in _all(engine, index) if g.state == "live"), None)
+    return next((g for g in known(engine, index) if g.state == "live"), None)
+
+
+def kept(engine: Engine, index: str) -> Generation | None:
+    """The generation a rollback would return to, or None."""
+    left = ("previous", "rejected")
+    return next((g for g in known(engine, index) if g.state in left), None)
 
 
 def under(engine: Engine, index: str, spec: Spec) -> Generation | None:
     """The newest generation that was built under this spec, or None."""
     fingerprint = spec.fingerprint
-    usable = (g for g in _all(engine, index) if g.state != "retired")
+    usable = (g for g in known(engine, index) if g.state != "retired")
     return next((g for g in usable if g.fingerprint == fingerprint), None)
 
 
-def open_for(engine: Engine, store: VectorStore, index: str, spec: Spec) -> Generation:
+def is_rejected(engine: Engine, index: str, spec: Spec) -> bool:
+    """Whether the generation under this spec was rolled back."""
+    generation = under(engine, index, spec)
+    return generation is not None and generation.state == "rejected"
+
+
+def open_for(
+    engine: Engine, store: VectorStore, index: str, spec: Spec, settings: CollectionSettings
+) -> Generation:
     """The generation under this spec: the one there is, or a new, empty one.
 
     A collection that the store holds but the state database does not know (it was lost or rolled
     back) is left alone: readers may still be using it, and nobody can say what is in it.
+
+    Raises:
+        UserError: the generation under this spec was rolled back.
     """
     present = set(store.collections())
     generation = under(engine, index, spec)
+    if is_rejected(engine, index, spec):
+        raise UserError(
+            f"index {index} was rolled back from what its defs.yaml says (spec "
+            f"{spec.fingerprint[:10]})",
+            remedy="set defs.yaml back to what it was before, or change it; `agent-pipelines "
+            f"rollback {index}` once more returns to this spec",
+        )
     if generation and generation.collection in present:
         return generation
-    known = {g.collection for g in _all(engine, index)}
-    name = _free_name(f"{alias_of(index)}__{spec.fingerprint[:10]}", taken=present | known)
-    store.create_collection(name, f"index {index}, spec {spec.fingerprint}")
+    taken = present | {g.collection for g in known(engine, index)}
+    name = _free_name(f"{alias_of(index)}__{spec.fingerprint[:10]}", taken=taken)
+    store.create_collection(name, f"index {index}, spec {spec.fingerprint}", settings)
     with write(engine) as connection:
         connection.execute(
             insert(generations).values(
@@ -88,19 +123,61 @@ def open_for(engine: Engine, store: VectorStore, index: str, spec: Spec) -> Gene
                 created_at=datetime.now(UTC),
             )
         )
-    return Generation(name, spec.fingerprint, "building", None, None)
+    return Generation(name, spec.fingerprint, spec.embedder, "building", None, None, None)
 
 
-def mark_in_flux(engine: Engine, collection: str) -> None:
-    """Say that a sync is changing this generation: it is in step with no listing now."""
-    _set(engine, collection, source_digest=None, listed_at=None)
+def remember_golden(engine: Engine, collection: str, vector: Sequence[float]) -> None:
+    """Store the vector of the golden text, by whichever backend is the first to build this."""
+    columns = generations.c
+    with write(engine) as connection:
+        connection.execute(
+            update(generations)
+            .where(columns.collection == collection, columns.golden_vector.is_(None))
+            .values(golden_vector=list(vector))
+        )
+
+
+def mark_in_flux(lease: Lease, collection: str, partition: Partition) -> None:
+    """Say that a sync is changing this partition: it is in step with no listing now."""
+    _mark(lease, collection, partition, source_digest=None, listed_at=None)
 
 
 def mark_in_step(
-    engine: Engine, collection: str, *, source_digest: str, listed_at: datetime
+    lease: Lease,
+    collection: str,
+    partition: Partition,
+    *,
+    source_digest: str,
+    listed_at: datetime,
 ) -> None:
-    """Say that this generation holds what that listing listed."""
-    _set(engine, collection, source_digest=source_digest, listed_at=listed_at)
+    """Say that this partition holds what that listing listed."""
+    _mark(lease, collection, partition, source_digest=source_digest, listed_at=listed_at)
+
+
+def _mark(
+    lease: Lease,
+    collection: str,
+    partition: Partition,
+    *,
+    source_digest: str | None,
+    listed_at: datetime | None,
+) -> None:
+    row = {
+        "collection": collection,
+        "number": partition.number,
+        "of": partition.of,
+        "source_digest": source_digest,
+        "listed_at": listed_at,
+    }
+    with write(lease.engine) as connection:
+        lease.check(connection)
+        # What another number of partitions was in step with says nothing about these.
+        connection.execute(
+            delete(partitions).where(
+                partitions.c.collection == collection, partitions.c.of != partition.of
+            )
+        )
+        upsert(connection, partitions, [row], overwrite=("of", "source_digest", "listed_at"))
 
 
 def make_live(engine: Engine, store: VectorStore, index: str, collection: str) -> None:
@@ -113,38 +190,69 @@ def make_live(engine: Engine, store: VectorStore, index: str, collection: str) -
         connection.execute(update(generations).where(was_live).values(state="previous"))
         connection.execute(update(generations).where(this).values(state="live"))
     # The one readers had until now, which need not be the youngest: a spec may come back.
-    previous = [g.collection for g in _all(engine, index) if g.state == "previous"]
-    just_left = [before.collection] if before and before.collection in previous else previous[:1]
-    for generation in _all(engine, index):
-        unused = generation.state in ("previous", "building")
+    left = [g.collection for g in known(engine, index) if g.state in ("previous", "rejected")]
+    just_left = [before.collection] if before and before.collection in left else left[:1]
+    for generation in known(engine, index):
+        unused = generation.state in ("previous", "rejected", "building")
         if unused and generation.collection not in just_left:
             store.drop_collection(generation.collection)
             with write(engine) as connection:
-                for table in (documents, chunks):
+                for table in (documents, chunks, partitions):
                     connection.execute(
                         delete(table).where(table.c.collection == generation.collection)
                     )
-            _set(engine, generation.collection, state="retired", source_digest=None)
+                _set(connection, generation.collection, state="retired")
 
 
-def _set(engine: Engine, collection: str, **values: object) -> None:
+def swap_back(engine: Engine, *, left: Generation, returned_to: Generation, rejected: bool) -> None:
+    """Record a rollback: which generation is live again, and whether the other is held off."""
     with write(engine) as connection:
-        connection.execute(
-            update(generations).where(generations.c.collection == collection).values(**values)
-        )
+        _set(connection, left.collection, state="rejected" if rejected else "previous")
+        _set(connection, returned_to.collection, state="live")
 
 
-def _all(engine: Engine, index: str) -> list[Generation]:
+def known(engine: Engine, index: str) -> list[Generation]:
+    """Every generation of an index, retired ones too, the youngest first."""
     query = (
         select(generations)
         .where(generations.c.index_name == index)
         .order_by(generations.c.created_at.desc())
     )
-    with engine.connect() as connection:
+    with read(engine) as connection:
         return [
-            Generation(row.collection, row.fingerprint, row.state, row.source_digest, row.listed_at)
+            Generation(
+                row.collection,
+                row.fingerprint,
+                EmbedderIdentity(**row.spec["embedder"]),
+                row.state,
+                row.golden_vector,
+                *in_step_with(connection, row.collection),
+            )
             for row in connection.execute(query)
         ]
+
+
+def in_step_with(
+    connection: Connection, collection: str
+) -> tuple[str, datetime] | tuple[None, None]:
+    """Digest and time of the listing a generation is in step with, once every partition is."""
+    rows = connection.execute(
+        select(partitions)
+        .where(partitions.c.collection == collection)
+        .order_by(partitions.c.number)
+    ).all()
+    if not rows or len(rows) < rows[0].of or any(row.source_digest is None for row in rows):
+        return None, None
+    if len(rows) == 1:
+        return rows[0].source_digest, rows[0].listed_at
+    digests = "".join(row.source_digest for row in rows)
+    return hashlib.sha256(digests.encode()).hexdigest(), min(row.listed_at for row in rows)
+
+
+def _set(connection: Connection, collection: str, **values: object) -> None:
+    connection.execute(
+        update(generations).where(generations.c.collection == collection).values(**values)
+    )
 
 
 def _free_name(wanted: str, *, taken: set[str]) -> str:

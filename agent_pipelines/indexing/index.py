@@ -4,7 +4,7 @@ Belongs here: the bundle that sync, commit, search and signals share. Does not b
 any of it (`resources/`) or reading it from YAML (`components/`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from sqlalchemy import Engine
@@ -13,9 +13,11 @@ from agent_pipelines.indexing.chunking import ChunkerSpec
 from agent_pipelines.indexing.embedding import Embedder
 from agent_pipelines.indexing.generations import alias_of
 from agent_pipelines.indexing.ledger import Ledger
+from agent_pipelines.indexing.partition import WHOLE, Partition
 from agent_pipelines.indexing.sources import Source
 from agent_pipelines.indexing.spec import Spec
-from agent_pipelines.indexing.store import VectorStore
+from agent_pipelines.indexing.store import CollectionSettings, VectorStore
+from agent_pipelines.state.leases import Lease
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Index:
     embedder: Embedder
     store: VectorStore
     engine: Engine
+    settings: CollectionSettings = field(default_factory=CollectionSettings)
+    partitions: int = 1
 
     @property
     def alias(self) -> str:
@@ -39,5 +43,7 @@ class Index:
     def spec(self) -> Spec:
         return Spec(self.chunker, self.embedder.identity)
 
-    def ledger(self, collection: str) -> Ledger:
-        return Ledger(self.engine, self.name, collection)
+    def ledger(
+        self, collection: str, partition: Partition = WHOLE, lease: Lease | None = None
+    ) -> Ledger:
+        return Ledger(self.engine, self.name, collection, partition, lease)

@@ -1,22 +1,25 @@
 """What we believe is in a generation, per document and per chunk.
 
 Belongs here: the ledger's reads and its two-phase writes. Does not belong here: deciding what to
-write (`plan.py`) or writing to the store (`sync.py`). The ledger is a cache: the source is the
+write (`plan.py`) or writing to the store (`apply.py`). The ledger is a cache: the source is the
 truth, and the store is checked.
 """
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, Table, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Table, delete, func, select, update
 
 from agent_pipelines.indexing.chunking import Chunk
+from agent_pipelines.indexing.partition import WHOLE, Partition, bucket_of
 from agent_pipelines.indexing.sources import Ref
-from agent_pipelines.state.engine import write
+from agent_pipelines.state.engine import read, write
+from agent_pipelines.state.leases import Lease
 from agent_pipelines.state.tables import chunks, documents, tombstones
 from agent_pipelines.state.upsert import upsert
 
@@ -25,15 +28,17 @@ DocumentState = Literal["pending", "indexed", "failed"]
 #: Bound variables per statement: below SQLite's limit whatever the columns.
 _SLICE = 500
 
+#: Rows that a long read holds in memory.
+_PAGE = 5_000
+
 
 @dataclass(frozen=True, slots=True)
 class DocumentRow:
     """A document as the ledger has it."""
 
+    id: str
     version: str
-    content_hash: str
     state: DocumentState
-    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +53,12 @@ class ChunkRow:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A chunk that the ledger says is in the store, and what it must look like there."""
+    """What a chunk must look like in the store, and whether the ledger says that it is there."""
 
     document_id: str
     position: int
     content_hash: str
+    present: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,42 +89,50 @@ class Counts:
 
 
 class Ledger:
-    """The ledger of one generation."""
+    """The ledger of one generation, or of one partition of it."""
 
-    def __init__(self, engine: Engine, index: str, collection: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        index: str,
+        collection: str,
+        partition: Partition = WHOLE,
+        lease: Lease | None = None,
+    ) -> None:
+        """With a lease, every write fails once another writer has taken it."""
         self._engine = engine
         self._index = index
         self._collection = collection
+        self._partition = partition
+        self._lease = lease
 
-    def documents(self) -> dict[str, DocumentRow]:
-        """Every document, by id."""
+    def documents(self) -> Iterator[DocumentRow]:
+        """Every document, read page by page."""
         columns = documents.c
-        query = select(
-            columns.document_id,
-            columns.version,
-            columns.content_hash,
-            columns.state,
-            columns.error,
-        ).where(columns.collection == self._collection)
-        with self._engine.connect() as connection:
-            return {
-                row.document_id: DocumentRow(row.version, row.content_hash, row.state, row.error)
-                for row in connection.execute(query)
-            }
+        query = select(columns.document_id, columns.version, columns.state)
+        with read(self._engine) as connection:
+            for row in connection.execution_options(yield_per=_PAGE).execute(
+                query.where(*self._mine(documents))
+            ):
+                yield DocumentRow(*row)
 
-    def failures(self) -> dict[str, str]:
+    def failures(self, *, limit: int | None = None) -> dict[str, str]:
         """Why each failed document failed, by id."""
-        return {
-            id_: row.error or "no reason given"
-            for id_, row in self.documents().items()
-            if row.state == "failed"
-        }
+        columns = documents.c
+        query = (
+            select(columns.document_id, columns.error)
+            .where(*self._mine(documents), columns.state == "failed")
+            .order_by(columns.document_id)
+            .limit(limit)
+        )
+        with read(self._engine) as connection:
+            return {id_: error or "no reason given" for id_, error in connection.execute(query)}
 
     def chunks_of(self, document_ids: Sequence[str]) -> dict[str, list[ChunkRow]]:
         """The chunks of these documents, in whatever state."""
         found: dict[str, list[ChunkRow]] = defaultdict(list)
         columns = chunks.c
-        with self._engine.connect() as connection:
+        with read(self._engine) as connection:
             for ids in _slices(document_ids):
                 query = select(chunks).where(
                     columns.collection == self._collection, columns.document_id.in_(ids)
@@ -129,28 +143,104 @@ class Ledger:
                     )
         return found
 
-    def entries(self) -> dict[str, Entry]:
-        """Everything the ledger says is in the store, by chunk id."""
-        query = select(chunks).where(
-            chunks.c.collection == self._collection, chunks.c.state == "present"
-        )
-        with self._engine.connect() as connection:
-            return {
-                row.chunk_id: Entry(row.document_id, row.position, row.content_hash)
-                for row in connection.execute(query)
-            }
+    def entries(self, chunk_ids: Sequence[str]) -> dict[str, Entry]:
+        """What the ledger knows of these chunks; nothing of those it does not know."""
+        found = {}
+        with read(self._engine) as connection:
+            for ids in _slices(chunk_ids):
+                for row in connection.execute(select(chunks).where(*self._these(ids))):
+                    found[row.chunk_id] = Entry(
+                        row.document_id, row.position, row.content_hash, row.state == "present"
+                    )
+        return found
 
-    def in_flight_ids(self) -> set[str]:
-        """Ids that may or may not be in the store."""
-        query = select(chunks.c.chunk_id).where(
-            chunks.c.collection == self._collection, chunks.c.state != "present"
+    def present_ids(self) -> Iterator[str]:
+        """Ids of everything the ledger says is in the store, read page by page."""
+        query = select(chunks.c.chunk_id).where(*self._mine(chunks), chunks.c.state == "present")
+        with read(self._engine) as connection:
+            yield from connection.execution_options(yield_per=_PAGE).scalars(query)
+
+    def with_text(self, text_hashes: Sequence[str]) -> dict[str, str]:
+        """The id of a stored chunk with each of these texts, by text hash, where there is one.
+
+        Of the whole generation: a vector depends on the text alone.
+        """
+        found: dict[str, str] = {}
+        columns = chunks.c
+        with read(self._engine) as connection:
+            for hashes in _slices(text_hashes):
+                query = (
+                    select(columns.text_hash, func.min(columns.chunk_id))
+                    .where(
+                        columns.collection == self._collection,
+                        columns.text_hash.in_(hashes),
+                        columns.state == "present",
+                    )
+                    .group_by(columns.text_hash)
+                )
+                found.update(connection.execute(query).all())
+        return found
+
+    def sample(self, *, newest: int) -> list[str]:
+        """Ids of one chunk each of the most recently written documents."""
+        recent = (
+            select(documents.c.document_id, documents.c.updated_at)
+            .where(*self._mine(documents), documents.c.state == "indexed")
+            .order_by(documents.c.updated_at.desc(), documents.c.document_id)
+            .limit(newest)
+            .subquery()
         )
-        with self._engine.connect() as connection:
-            return set(connection.scalars(query))
+        query = (
+            select(func.min(chunks.c.chunk_id))
+            .join(recent, chunks.c.document_id == recent.c.document_id)
+            .where(*self._mine(chunks), chunks.c.state == "present")
+            .group_by(chunks.c.document_id)
+        )
+        with read(self._engine) as connection:
+            return list(connection.scalars(query))
+
+    def counts(self) -> Counts:
+        """How many rows stand in which state."""
+        with read(self._engine) as connection:
+            return self.counts_in(connection)
+
+    def counts_in(self, connection: Connection) -> Counts:
+        """The same, as one transaction sees it."""
+        by_document = self._count(connection, documents)
+        by_chunk = self._count(connection, chunks)
+        return Counts(
+            documents=sum(by_document.values()),
+            pending=by_document["pending"],
+            failed=by_document["failed"],
+            chunks=by_chunk["present"],
+            in_flight=by_chunk["writing"] + by_chunk["retiring"],
+        )
+
+    def _count(self, connection: Connection, table: Table) -> dict[str, int]:
+        query = (
+            select(table.c.state, func.count()).where(*self._mine(table)).group_by(table.c.state)
+        )
+        return defaultdict(int, connection.execute(query).all())
+
+    def manifest_digest_in(self, connection: Connection) -> str:
+        """SHA-256 over every document's id and content hash, in order of id.
+
+        A content hash covers the hashes of the document's chunks in their order, and so their ids
+        and positions: equal digests mean equal content.
+        """
+        columns = documents.c
+        query = select(columns.document_id, columns.content_hash).where(*self._mine(documents))
+        digest = hashlib.sha256()
+        rows = connection.execution_options(yield_per=_PAGE).execute(
+            query.order_by(columns.document_id)
+        )
+        for id_, content_hash in rows:
+            digest.update(f"{id_}\0{content_hash}\n".encode())
+        return digest.hexdigest()
 
     def doubt(self, chunk_ids: Sequence[str]) -> None:
         """Take back that these chunks are in the store; their documents are written again."""
-        with write(self._engine) as connection:
+        with self._write() as connection:
             for ids in _slices(chunk_ids):
                 owners = select(chunks.c.document_id).where(*self._these(ids))
                 connection.execute(
@@ -161,97 +251,47 @@ class Ledger:
                     )
                     .values(state="pending")
                 )
-                connection.execute(update(chunks).where(*self._these(ids)).values(state="writing"))
-
-    def sample(self, *, newest: int) -> list[str]:
-        """Ids of one chunk each of the most recently written documents."""
-        query = (
-            select(func.min(chunks.c.chunk_id))
-            .join(
-                documents,
-                (documents.c.collection == chunks.c.collection)
-                & (documents.c.document_id == chunks.c.document_id),
-            )
-            .where(chunks.c.collection == self._collection, chunks.c.state == "present")
-            .group_by(chunks.c.document_id, documents.c.updated_at)
-            .order_by(documents.c.updated_at.desc(), chunks.c.document_id)
-            .limit(newest)
-        )
-        with self._engine.connect() as connection:
-            return list(connection.scalars(query))
-
-    def counts(self) -> Counts:
-        """How many rows stand in which state."""
-        by_document = self._count(documents)
-        by_chunk = self._count(chunks)
-        return Counts(
-            documents=sum(by_document.values()),
-            pending=by_document["pending"],
-            failed=by_document["failed"],
-            chunks=by_chunk["present"],
-            in_flight=by_chunk["writing"] + by_chunk["retiring"],
-        )
-
-    def _count(self, table: Table) -> dict[str, int]:
-        query = (
-            select(table.c.state, func.count())
-            .where(table.c.collection == self._collection)
-            .group_by(table.c.state)
-        )
-        with self._engine.connect() as connection:
-            return defaultdict(int, connection.execute(query).all())
-
-    def manifest_digest(self) -> str:
-        """SHA-256 over every chunk's id, hash and position, in order of id."""
-        query = (
-            select(chunks.c.chunk_id, chunks.c.content_hash, chunks.c.position)
-            .where(chunks.c.collection == self._collection)
-            .order_by(chunks.c.chunk_id)
-        )
-        digest = hashlib.sha256()
-        with self._engine.connect() as connection:
-            for row in connection.execution_options(yield_per=10_000).execute(query):
-                digest.update(f"{row.chunk_id} {row.content_hash} {row.position}\n".encode())
-        return digest.hexdigest()
+                self._set_state(connection, ids, "writing")
 
     def begin(self, writes: Sequence[DocumentWrite]) -> None:
         """First phase: say what is about to change, before the store is touched."""
-        with write(self._engine) as connection:
+        with self._write() as connection:
             self._put_documents(connection, writes, state="pending")
-            self._put_chunks(connection, writes, state="writing")
-            # A moved chunk is in flight too: a crash leaves it at either position.
-            for state, of_state in (
-                ("writing", [id_ for w in writes for id_ in w.move]),
-                ("retiring", [id_ for w in writes for id_ in w.retire]),
-            ):
-                for ids in _slices(of_state):
-                    connection.execute(update(chunks).where(*self._these(ids)).values(state=state))
-
-    def confirm(self, writes: Sequence[DocumentWrite]) -> None:
-        """Second phase: the store has confirmed; make it so."""
-        with write(self._engine) as connection:
-            self._put_chunks(connection, writes, state="present")
+            self._put_chunks(connection, writes)
             for w in writes:
+                # In flight too: a crash leaves it at either position.
                 for chunk_id, position in w.move.items():
                     connection.execute(
                         update(chunks)
                         .where(*self._these([chunk_id]))
-                        .values(position=position, state="present")
+                        .values(position=position, state="writing")
                     )
+            retired = [id_ for w in writes for id_ in w.retire]
+            self._set_state(connection, retired, "retiring")
+
+    def confirm(self, writes: Sequence[DocumentWrite]) -> None:
+        """Second phase: the store has confirmed; make it so."""
+        with self._write() as connection:
+            there = [c.id for w in writes for c in w.add] + [id_ for w in writes for id_ in w.move]
+            self._set_state(connection, there, "present")
             for ids in _slices([id_ for w in writes for id_ in w.retire]):
                 self._bury(connection, ids)
-            self._put_documents(connection, [w for w in writes if not w.gone], state="indexed")
-            for ids in _slices([w.ref.id for w in writes if w.gone]):
-                connection.execute(
-                    delete(documents).where(
-                        documents.c.collection == self._collection,
-                        documents.c.document_id.in_(ids),
+            for gone, change in (
+                (False, update(documents).values(state="indexed")),
+                (True, delete(documents)),
+            ):
+                for ids in _slices([w.ref.id for w in writes if w.gone is gone]):
+                    connection.execute(
+                        change.where(
+                            documents.c.collection == self._collection,
+                            documents.c.document_id.in_(ids),
+                        )
                     )
-                )
 
-    def settle(self, *, held: Mapping[str, int], gone: Sequence[str]) -> None:
-        """End what a crash left in flight: these ids the store holds, where, and these not."""
-        with write(self._engine) as connection:
+    def settle(self, document_id: str, *, held: Mapping[str, int], gone: Sequence[str]) -> None:
+        """End what a crash left in flight of a document: these ids are in the store, and where."""
+        columns = chunks.c
+        with self._write() as connection:
             for chunk_id, position in held.items():
                 connection.execute(
                     update(chunks)
@@ -260,21 +300,54 @@ class Ledger:
                 )
             for ids in _slices(gone):
                 self._bury(connection, ids)
+            left = connection.scalars(
+                select(columns.content_hash)
+                .where(columns.collection == self._collection, columns.document_id == document_id)
+                .order_by(columns.position, columns.chunk_id)
+            )
+            connection.execute(
+                update(documents)
+                .where(
+                    documents.c.collection == self._collection,
+                    documents.c.document_id == document_id,
+                )
+                .values(content_hash=content_hash_of_document(list(left)))
+            )
 
-    def fail(self, ref: Ref, error: str) -> None:
-        """Record that a document could not be indexed. What it had stays, and stays served."""
-        row = self._document(ref, state="failed") | {"error": error, "attempts": 1}
-        with write(self._engine) as connection:
+    def fail(self, failures: Sequence[tuple[Ref, str]]) -> None:
+        """Record documents that could not be indexed. What they had stays, and stays served."""
+        rows = [
+            self._document(ref, state="failed") | {"error": reason, "attempts": 1}
+            for ref, reason in failures
+        ]
+        with self._write() as connection:
             upsert(
                 connection,
                 documents,
-                [row],
+                rows,
                 overwrite=("version", "state", "error", "updated_at"),
                 add=("attempts",),
             )
 
-    def _these(self, chunk_ids: Sequence[str]) -> Any:
-        return chunks.c.collection == self._collection, chunks.c.chunk_id.in_(chunk_ids)
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with write(self._engine) as connection:
+            if self._lease is not None:
+                self._lease.check(connection)
+            yield connection
+
+    def _mine(self, table: Table) -> list[ColumnElement[bool]]:
+        conditions = [table.c.collection == self._collection]
+        if self._partition.of > 1:
+            conditions.append(table.c.bucket % self._partition.of == self._partition.number)
+        return conditions
+
+    def _these(self, chunk_ids: Sequence[str]) -> list[ColumnElement[bool]]:
+        return [chunks.c.collection == self._collection, chunks.c.chunk_id.in_(chunk_ids)]
+
+    def _set_state(self, connection: Connection, chunk_ids: Sequence[str], state: str) -> None:
+        for ids in _slices(chunk_ids):
+            connection.execute(update(chunks).where(*self._these(ids)).values(state=state))
 
     def _document(self, ref: Ref, *, state: DocumentState) -> dict[str, Any]:
         return {
@@ -283,6 +356,7 @@ class Ledger:
             "version": ref.version,
             "content_hash": "",
             "state": state,
+            "bucket": bucket_of(ref.id),
             "error": None,
             "attempts": 0,
             "updated_at": datetime.now(UTC),
@@ -297,13 +371,7 @@ class Ledger:
         columns = ("version", "content_hash", "state", "error", "attempts", "updated_at")
         upsert(connection, documents, rows, overwrite=columns)
 
-    def _put_chunks(
-        self,
-        connection: Connection,
-        writes: Sequence[DocumentWrite],
-        *,
-        state: Literal["writing", "present"],
-    ) -> None:
+    def _put_chunks(self, connection: Connection, writes: Sequence[DocumentWrite]) -> None:
         rows = [
             {
                 "collection": self._collection,
@@ -311,7 +379,9 @@ class Ledger:
                 "document_id": chunk.document_id,
                 "position": chunk.position,
                 "content_hash": chunk.content_hash,
-                "state": state,
+                "text_hash": text_hash_of(chunk.text),
+                "state": "writing",
+                "bucket": bucket_of(chunk.document_id),
             }
             for w in writes
             for chunk in w.add
@@ -328,6 +398,16 @@ class Ledger:
         rows = [row._asdict() | {"index_name": self._index, "retired_at": now} for row in retired]
         upsert(connection, tombstones, rows, overwrite=("retired_at",))
         connection.execute(delete(chunks).where(*self._these(chunk_ids)))
+
+
+def text_hash_of(text: str) -> str:
+    """BLAKE2b of a text, 128 bits in hex: what equal texts are found by."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def content_hash_of_document(chunk_hashes: Sequence[str]) -> str:
+    """SHA-256 over the content hashes of a document's chunks, in their order."""
+    return hashlib.sha256("".join(chunk_hashes).encode()).hexdigest()
 
 
 def _slices(ids: Sequence[str]) -> Iterator[Sequence[str]]:

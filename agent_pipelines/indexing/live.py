@@ -1,7 +1,8 @@
 """What readers get: the alias's target and the committed snapshot.
 
-Belongs here: committing, the one act by which a generation's state becomes what agents are told.
-Does not belong here: deciding whether it is true (`health/`, whose blocking checks run before).
+Belongs here: committing, the one act by which a generation's state becomes what agents are told,
+and going back to the generation before. Does not belong here: deciding whether a generation is true
+(`health/`, whose blocking checks run before).
 """
 
 from dataclasses import asdict, dataclass
@@ -9,10 +10,12 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Engine, insert, select
 
+from agent_pipelines.errors import UserError
 from agent_pipelines.indexing import changes, generations
+from agent_pipelines.indexing.generations import Generation
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.state import leases
-from agent_pipelines.state.engine import write
+from agent_pipelines.state.engine import read, write
 from agent_pipelines.state.tables import snapshots
 
 
@@ -52,6 +55,24 @@ def latest(engine: Engine, index: str) -> Snapshot | None:
     return Snapshot(index=values.pop("index_name"), **values)
 
 
+def is_pending(index: Index) -> bool:
+    """Whether the generation under the index's spec is in step and not what readers are told."""
+    generation = generations.under(index.engine, index.name, index.spec)
+    if generation is None or generation.source_digest is None:
+        return False
+    snapshot = latest(index.engine, index.name)
+    counts = index.ledger(generation.collection).counts()
+    return (
+        snapshot is None
+        or (generation.collection, generation.source_digest)
+        != (
+            snapshot.collection,
+            snapshot.source_digest,
+        )
+        or (counts.chunks, counts.failed) != (snapshot.chunks, snapshot.failed_documents)
+    )
+
+
 def commit(index: Index) -> Snapshot:
     """Make the generation under the index's spec live, and record the snapshot.
 
@@ -60,52 +81,99 @@ def commit(index: Index) -> Snapshot:
     Raises:
         CommitError: no sync has finished since the generation was last changed, or it could not
             index a single document.
-        UserError: a sync of this index is running.
+        UserError: another commit of this index is running, or its spec was rolled back.
         UnavailableError: the store or the state database does not answer.
     """
-    with leases.hold(index.engine, f"index {index.name}"):
-        return _commit(index)
+    with leases.hold(index.engine, f"live {index.name}"):
+        generation = generations.open_for(
+            index.engine, index.store, index.name, index.spec, index.settings
+        )
+        snapshot = _make_live(index, generation)
+        # Always: a commit may have been killed between the snapshot and this.
+        generations.make_live(index.engine, index.store, index.name, generation.collection)
+        return snapshot
 
 
-def _commit(index: Index) -> Snapshot:
-    generation = generations.open_for(index.engine, index.store, index.name, index.spec)
-    if generation.source_digest is None or generation.listed_at is None:
-        raise CommitError(
-            f"{index.name}: its last sync did not finish; run `agent-pipelines sync {index.name}`"
+def rollback(index: Index) -> Snapshot:
+    """Return to the generation that was live before this one, as it was left.
+
+    The alias swaps at once. Syncs of the spec that was rolled back from are refused until it
+    changes, or until it is returned to by rolling back once more.
+
+    Raises:
+        CommitError: the generation kept is not what the ledger says.
+        UserError: there is nothing to return to, or a commit of this index is running.
+        UnavailableError: the store or the state database does not answer.
+    """
+    with leases.hold(index.engine, f"live {index.name}"):
+        kept = generations.kept(index.engine, index.name)
+        left = generations.live(index.engine, index.name)
+        if kept is None or left is None or kept.collection not in index.store.collections():
+            raise UserError(
+                f"index {index.name} has no generation to return to",
+                remedy="one is kept when a changed defs.yaml builds a new one; to undo an edit of "
+                "the source, edit the source",
+            )
+        returned = _make_live(index, kept)
+        generations.swap_back(
+            index.engine,
+            left=left,
+            returned_to=kept,
+            # Who returns to what defs.yaml says has nothing to hold off.
+            rejected=kept.fingerprint != index.spec.fingerprint,
         )
-    ledger = index.ledger(generation.collection)
-    counts = ledger.counts()
-    if counts.pending or counts.in_flight:
+        return returned
+
+
+def _make_live(index: Index, generation: Generation) -> Snapshot:
+    before = latest(index.engine, index.name)
+    snapshot = _snapshot(index, generation.collection, before.sequence + 1 if before else 1)
+    if index.store.count(generation.collection) != snapshot.chunks:
         raise CommitError(
-            f"{index.name}: {counts.pending} documents and {counts.in_flight} chunks are in flight"
+            f"{index.name}: the store does not hold the {snapshot.chunks} chunks of "
+            f"{generation.collection}; run `agent-pipelines sync {index.name} --verify`"
         )
-    if counts.documents and not counts.chunks:
-        raise CommitError(f"{index.name}: none of its {counts.documents} documents is indexed")
     if index.store.alias_target(index.alias) != generation.collection:
         index.store.point_alias(index.alias, generation.collection)
-    before = latest(index.engine, index.name)
-    snapshot = Snapshot(
-        index=index.name,
-        sequence=before.sequence + 1 if before else 1,
-        collection=generation.collection,
-        source_digest=generation.source_digest,
-        manifest_digest=ledger.manifest_digest(),
-        documents=counts.documents - counts.failed,
-        failed_documents=counts.failed,
-        chunks=counts.chunks,
-        listed_at=generation.listed_at,
-        committed_at=datetime.now(UTC),
-    )
     changes.forget(index.engine, index.name, generation.collection)
     said_before = before is not None and _says(before) == _says(snapshot)
     if not said_before:
         with write(index.engine) as connection:
             values = asdict(snapshot)
             connection.execute(insert(snapshots).values(index_name=values.pop("index"), **values))
-    # Also after a commit that was killed between the snapshot and this.
-    if not said_before or generation.state != "live":
-        generations.make_live(index.engine, index.store, index.name, generation.collection)
     return before if before and said_before else snapshot
+
+
+def _snapshot(index: Index, collection: str, sequence: int) -> Snapshot:
+    """What a commit now would record, as one moment of the state database has it."""
+    with read(index.engine) as connection:
+        source_digest, listed_at = generations.in_step_with(connection, collection)
+        if source_digest is None or listed_at is None:
+            raise CommitError(
+                f"{index.name}: its last sync did not finish; run "
+                f"`agent-pipelines sync {index.name}`"
+            )
+        ledger = index.ledger(collection)
+        counts = ledger.counts_in(connection)
+        if counts.pending or counts.in_flight:
+            raise CommitError(
+                f"{index.name}: {counts.pending} documents and {counts.in_flight} chunks are in "
+                "flight"
+            )
+        if counts.documents and not counts.chunks:
+            raise CommitError(f"{index.name}: none of its {counts.documents} documents is indexed")
+        return Snapshot(
+            index=index.name,
+            sequence=sequence,
+            collection=collection,
+            source_digest=source_digest,
+            manifest_digest=ledger.manifest_digest_in(connection),
+            documents=counts.documents - counts.failed,
+            failed_documents=counts.failed,
+            chunks=counts.chunks,
+            listed_at=listed_at,
+            committed_at=datetime.now(UTC),
+        )
 
 
 def _says(snapshot: Snapshot) -> tuple[object, ...]:

@@ -15,6 +15,7 @@ from agent_pipelines.indexing.chunking import Chunk
 from agent_pipelines.indexing.embedding import embed_checked
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.live import Snapshot, latest
+from agent_pipelines.indexing.store import Filter
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Hit:
     title: str
     uri: str
     text: str
+    metadata: Mapping[str, str]
     score: float
 
 
@@ -48,7 +50,15 @@ class Searcher(Protocol):
 
     def indexes(self) -> Sequence[str]: ...
 
-    def search(self, index: str, query: str, *, limit: int) -> SearchResult: ...
+    def search(
+        self,
+        index: str,
+        query: str,
+        *,
+        limit: int,
+        filters: Sequence[Filter] = (),
+        alpha: float = 0.5,
+    ) -> SearchResult: ...
 
     def fetch(self, index: str, chunk_id: str) -> Hit | None: ...
 
@@ -63,8 +73,23 @@ class IndexSearcher:
         """Names of the indexes that can be searched."""
         return list(self._indexes)
 
-    def search(self, index: str, query: str, *, limit: int) -> SearchResult:
+    def search(
+        self,
+        index: str,
+        query: str,
+        *,
+        limit: int,
+        filters: Sequence[Filter] = (),
+        alpha: float = 0.5,
+    ) -> SearchResult:
         """Hybrid search, best first.
+
+        Args:
+            index: its name.
+            query: what to look for, in words.
+            limit: how many hits at most.
+            filters: all of them must hold of a hit.
+            alpha: weight of vectors (1) against words (0).
 
         Raises:
             UserError: there is no such index, or it was never committed.
@@ -73,7 +98,9 @@ class IndexSearcher:
         found = self._get(index)
         snapshot = self._snapshot(found)
         vector = embed_checked(found.embedder, [query])[0]
-        pairs = found.store.search(found.alias, query, vector, limit=limit)
+        pairs = found.store.search(
+            found.alias, query, vector, limit=limit, filters=filters, alpha=alpha
+        )
         since = changes.oldest(found.engine, index)
         return SearchResult(
             index=index,
@@ -107,6 +134,24 @@ class IndexSearcher:
         return snapshot
 
 
+def read_filters(conditions: Sequence[str]) -> Sequence[Filter]:
+    """Filters from `field=value` each; values of the same field are alternatives.
+
+    Raises:
+        UserError: one of them is not of that form.
+    """
+    values: dict[str, list[str]] = {}
+    for condition in conditions:
+        field, sign, value = condition.partition("=")
+        if not (field and sign):
+            raise UserError(
+                f"{condition!r} is no condition on a document",
+                remedy="write it like source=handbook or 'uri=*/runbooks/*'",
+            )
+        values.setdefault(field, []).append(value)
+    return [Filter(field, tuple(several)) for field, several in values.items()]
+
+
 def _hit(chunk: Chunk, score: float) -> Hit:
     return Hit(
         chunk_id=chunk.id,
@@ -116,5 +161,6 @@ def _hit(chunk: Chunk, score: float) -> Hit:
         title=chunk.title,
         uri=chunk.uri,
         text=chunk.text,
+        metadata=chunk.metadata,
         score=score,
     )

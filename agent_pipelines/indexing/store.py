@@ -6,10 +6,13 @@ Belongs here: the protocol and what passes through it. Does not belong here: Wea
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from agent_pipelines.indexing.chunking import Chunk
 from agent_pipelines.indexing.embedding import Vectors
+from agent_pipelines.indexing.partition import WHOLE, Partition
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,46 @@ class Stored:
     vector: Vectors | None
 
 
+Consistency = Literal["one", "quorum", "all"]
+
+
+class CollectionSettings(BaseModel):
+    """How a collection is kept. A change takes effect with the next generation, but for
+    `consistency`, which takes effect at once.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    vector_index: Literal["hnsw", "flat"] = Field(
+        default="hnsw",
+        description="hnsw: fast and approximate. flat: exact, for an index of some thousands.",
+    )
+    quantisation: Literal["none", "rq", "pq", "sq", "bq"] = Field(
+        default="none",
+        description="Smaller vectors in memory, at some loss of recall: rotational (rq), product "
+        "(pq), scalar (sq) or binary (bq) quantisation. flat takes none, rq or bq.",
+    )
+    replication_factor: int = Field(
+        default=1, ge=1, description="On how many nodes of a Weaviate cluster each object is kept."
+    )
+    consistency: Consistency = Field(
+        default="quorum",
+        description="How many replicas confirm a write and answer a read, at least.",
+    )
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Search only chunks whose `field` is one of `values`.
+
+    A field is `document_id`, `uri`, `title` or a key of the documents' metadata. A `*` in a value
+    stands for anything.
+    """
+
+    field: str
+    values: tuple[str, ...]
+
+
 class VectorStore(Protocol):
     """One collection per generation, one alias per index.
 
@@ -29,7 +72,9 @@ class VectorStore(Protocol):
 
     def collections(self) -> Sequence[str]: ...
 
-    def create_collection(self, collection: str, description: str) -> None: ...
+    def create_collection(
+        self, collection: str, description: str, settings: CollectionSettings
+    ) -> None: ...
 
     def drop_collection(self, collection: str) -> None: ...
 
@@ -59,12 +104,12 @@ class VectorStore(Protocol):
         """Delete, and confirm that none of the ids is left."""
         ...
 
-    def count(self, collection: str) -> int:
+    def count(self, collection: str, partition: Partition = WHOLE) -> int:
         """Exact number of objects."""
         ...
 
-    def scan(self, collection: str, *, vectors: bool) -> Iterator[Stored]:
-        """Every object, with or without its vector."""
+    def scan(self, collection: str) -> Iterator[Stored]:
+        """Every object."""
         ...
 
     def get(self, collection: str, chunk_ids: Sequence[str]) -> Mapping[str, Stored]:
@@ -72,9 +117,19 @@ class VectorStore(Protocol):
         ...
 
     def search(
-        self, alias: str, query: str, vector: Vectors, *, limit: int
+        self,
+        alias: str,
+        query: str,
+        vector: Vectors,
+        *,
+        limit: int,
+        filters: Sequence[Filter] = (),
+        alpha: float = 0.5,
     ) -> Sequence[tuple[Chunk, float]]:
-        """Hybrid search (BM25 and vector), best first, with scores."""
+        """Hybrid search, best first, with scores.
+
+        `alpha` weighs vectors (1) against words, BM25 (0). All filters must hold.
+        """
         ...
 
 

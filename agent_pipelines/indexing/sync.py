@@ -5,38 +5,58 @@ belong here: the order of writes within a batch (`apply.py`) or making the resul
 Whatever a crash leaves, the next sync makes exact.
 """
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain, islice
 from time import monotonic
+from typing import TypeVar
 
-from agent_pipelines.indexing import changes, generations, reconcile
+from agent_pipelines.indexing import changes, generations
 from agent_pipelines.indexing.apply import Applier
-from agent_pipelines.indexing.chunking import Chunk, Chunker, content_hash_of
-from agent_pipelines.indexing.embedding import EmbeddingError
+from agent_pipelines.indexing.chunking import Chunk, Chunker
+from agent_pipelines.indexing.embedding import EmbeddingError, Vectors
 from agent_pipelines.indexing.index import Index
-from agent_pipelines.indexing.ledger import ChunkRow, DocumentRow, DocumentWrite
-from agent_pipelines.indexing.plan import (
-    DoubtfulListingError,
-    Plan,
-    make_plan,
-    refuse_mass_deletion,
-)
-from agent_pipelines.indexing.sources import DocumentError, Listing, Ref, SourceError
+from agent_pipelines.indexing.ledger import ChunkRow, DocumentWrite, content_hash_of_document
+from agent_pipelines.indexing.listing import DoubtfulListingError, Listing
+from agent_pipelines.indexing.overlap import ahead, mapped
+from agent_pipelines.indexing.partition import WHOLE, Partition
+from agent_pipelines.indexing.plan import Plan, make_plan, refuse_mass_deletion
+from agent_pipelines.indexing.reconcile import WRONG, Census, in_step_by_count, is_sound
+from agent_pipelines.indexing.sources import Document, DocumentError, Ref, SourceError
 from agent_pipelines.indexing.store import StoreError
+from agent_pipelines.indexing.vectors import VectorSupply
 from agent_pipelines.progress import Progress
 from agent_pipelines.state import leases
 
-#: Chunks that travel together through embed → write → confirm. Bounds memory and lost work.
-BATCH_CHUNKS = 256
+T = TypeVar("T")
 
-#: Documents whose ledger rows are read together.
+#: Chunks that travel together through embed → write → confirm. Bounds memory and lost work.
+BATCH_CHUNKS = 512
+
+#: Documents whose ledger rows are read together, and that wait for the embedder at most.
 _BATCH_DOCUMENTS = 64
+
+#: Documents read at once: reading waits, be it for a disk or for a network.
+_READERS = 4
+
+#: Changed documents that a report names.
+_NAMED = 50
 
 
 class SyncError(Exception):
     """The sync stopped; what it had confirmed stays, and the next one continues from there."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a sync did about one document."""
+
+    document_id: str
+    kind: str
+    """`indexed`, `deleted` or `failed`."""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,16 +67,18 @@ class SyncReport:
     collection: str
     source_digest: str
     listed: int
-    changed: tuple[str, ...]
+    changed: int
     """Documents that were new or changed, or failed before and were tried again."""
-    deleted: tuple[str, ...]
+    deleted: int
     """Documents that were no longer in the source."""
-    failed: dict[str, str]
-    """Documents that could not be indexed, and why."""
+    failed: int
+    """Documents that could not be indexed; the ledger has why."""
     written: int
     """Chunks confirmed in the store."""
     embedded: int
     """Texts the model was called for; equal texts count once."""
+    reused: int
+    """Texts that needed no model: the store had their vector."""
     retired: int
     """Chunks deleted from the store."""
     repaired: int
@@ -64,9 +86,18 @@ class SyncReport:
     seconds: float
     seconds_listing: float
     seconds_embedding: float
+    changes: tuple[Change, ...]
+    """The first of the changed, deleted and failed documents."""
 
 
-def sync(index: Index, *, accept_deletions: bool, verify: bool, progress: Progress) -> SyncReport:
+def sync(
+    index: Index,
+    *,
+    accept_deletions: bool,
+    verify: bool,
+    progress: Progress,
+    partition: Partition = WHOLE,
+) -> SyncReport:
     """Bring the index's generation in step with its source.
 
     Args:
@@ -74,15 +105,26 @@ def sync(index: Index, *, accept_deletions: bool, verify: bool, progress: Progre
         accept_deletions: delete even when the listing shrank suspiciously.
         verify: compare every object in the store with the ledger, not only their number.
         progress: where a person sees how far it is.
+        partition: the part of the index's documents to sync.
 
     Raises:
         SyncError: the source or the store failed, or the listing is doubtful.
-        UserError: another sync of this index is running.
+        UserError: another sync of this index is running, or its spec was rolled back.
         UnavailableError: the store or the state database does not answer.
     """
-    with leases.hold(index.engine, f"index {index.name}") as lease:
+    whole = f"index {index.name}"
+    name = whole if partition.of == 1 else f"{whole} {partition.number + 1}/{partition.of}"
+
+    def rival(other: str) -> bool:
+        """A sync that splits the index otherwise would write the same documents."""
+        if partition.of == 1:
+            return other.startswith(f"{whole} ")
+        split = other.startswith(f"{whole} ") and not other.endswith(f"/{partition.of}")
+        return other == whole or split
+
+    with leases.hold(index.engine, name, rival=rival) as lease:
         try:
-            return _Sync(index, lease, progress).run(accept_deletions, verify)
+            return _Sync(index, lease, progress, partition).run(accept_deletions, verify)
         except (SourceError, StoreError, EmbeddingError, leases.LeaseLostError) as error:
             raise SyncError(f"{index.name}: {error}") from error
         except DoubtfulListingError as error:
@@ -92,94 +134,115 @@ def sync(index: Index, *, accept_deletions: bool, verify: bool, progress: Progre
             ) from error
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """A document that could not be read or cut."""
+
+    ref: Ref
+    reason: str
+    rows: Sequence[ChunkRow]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Documents on their way into the store."""
+
+    writes: Sequence[DocumentWrite]
+    failures: Sequence[_Failure]
+    vectors: Vectors
+
+
 class _Sync:
     """One run of `sync`, holding the lease."""
 
-    def __init__(self, index: Index, lease: leases.Lease, progress: Progress) -> None:
+    def __init__(
+        self, index: Index, lease: leases.Lease, progress: Progress, partition: Partition
+    ) -> None:
         self._index = index
         self._lease = lease
         self._progress = progress
-        generation = generations.open_for(index.engine, index.store, index.name, index.spec)
-        self._collection = generation.collection
-        self._ledger = index.ledger(generation.collection)
-        self._applier = Applier(index, generation.collection, self._ledger)
-        self._failed: dict[str, str] = {}
+        self._partition = partition
+        self._generation = generations.open_for(
+            index.engine, index.store, index.name, index.spec, index.settings
+        )
+        self._collection = self._generation.collection
+        self._ledger = index.ledger(self._collection, partition, lease)
+        self._applier = Applier(index, self._collection, self._ledger)
+        self._supply = VectorSupply(index, self._generation, self._ledger, lease)
+        self._failed = 0
+        self._changes: list[Change] = []
 
     def run(self, accept_deletions: bool, verify: bool) -> SyncReport:
         started, listed_at = monotonic(), datetime.now(UTC)
-        listing = self._list()
+        with self._progress.stage(f"{self._label}: listing the source"):
+            listing = Listing(self._index.source.list())
         seconds_listing = monotonic() - started
-
-        # Planned before anything is touched: a doubtful listing must change nothing at all.
-        rows = self._ledger.documents()
-        self._refuse(listing, rows, accept_deletions)
-        served = self._served_documents()
-        if served is not None:
-            self._refuse(listing, served, accept_deletions)
-        elif not accept_deletions:
-            self._refuse_unknown(listing)
-        repaired = self._reconcile(verify)
-        plan = make_plan(listing, self._ledger.documents())
-        # What is not live yet is told by what readers have, not by what is being built.
-        not_live = plan if served is None else make_plan(listing, served)
-        changes.observe(self._index.engine, self._index.name, not_live, listed_at=listed_at)
-        work = [*plan.upsert, *plan.retry]
-        if work or plan.delete:
-            generations.mark_in_flux(self._index.engine, self._collection)
-            self._upsert(work)
-            self._delete(plan, rows)
-        generations.mark_in_step(
-            self._index.engine,
-            self._collection,
-            source_digest=plan.source_digest,
-            listed_at=listed_at,
-        )
-        applied = self._applier.applied
-        return SyncReport(
-            index=self._index.name,
-            collection=self._collection,
-            source_digest=plan.source_digest,
-            listed=plan.listed,
-            changed=tuple(ref.id for ref in work),
-            deleted=tuple(plan.delete),
-            failed=self._failed,
-            written=applied.written,
-            embedded=applied.embedded,
-            retired=applied.retired,
-            repaired=repaired,
-            seconds=monotonic() - started,
-            seconds_listing=seconds_listing,
-            seconds_embedding=applied.seconds_embedding,
-        )
-
-    def _list(self) -> Listing:
-        with self._progress.stage(f"{self._index.name}: listing the source"):
-            return self._index.source.list()
-
-    def _refuse(
-        self, listing: Listing, rows: dict[str, DocumentRow], accept_deletions: bool
-    ) -> None:
-        plan = make_plan(listing, rows)
-        if not accept_deletions:
-            refuse_mass_deletion(
-                plan, indexed=len(rows), max_delete_share=self._index.max_delete_share
+        with listing:
+            self._refuse_doubtful(listing, accept_deletions, listed_at)
+            repaired = self._reconcile(verify)
+            plan = make_plan(listing, self._ledger.documents()).of(self._partition)
+            if plan.upserts or plan.retries or plan.deletions:
+                generations.mark_in_flux(self._lease, self._collection, self._partition)
+                self._upsert(plan)
+                self._delete(plan)
+            generations.mark_in_step(
+                self._lease,
+                self._collection,
+                self._partition,
+                source_digest=plan.source_digest,
+                listed_at=listed_at,
+            )
+            return SyncReport(
+                index=self._index.name,
+                collection=self._collection,
+                source_digest=plan.source_digest,
+                listed=plan.listed,
+                changed=plan.upserts + plan.retries,
+                deleted=plan.deletions,
+                failed=self._failed,
+                written=self._applier.applied.written,
+                embedded=self._supply.embedded,
+                reused=self._supply.reused,
+                retired=self._applier.applied.retired,
+                repaired=repaired,
+                seconds=monotonic() - started,
+                seconds_listing=seconds_listing,
+                seconds_embedding=self._supply.seconds,
+                changes=tuple(self._changes),
             )
 
-    def _served_documents(self) -> dict[str, DocumentRow] | None:
-        """The ledger of the generation readers have, where that is not the one synced here.
+    @property
+    def _label(self) -> str:
+        part = "" if self._partition.of == 1 else f" {self._partition}"
+        return f"{self._index.name}{part}"
+
+    def _refuse_doubtful(
+        self, listing: Listing, accept_deletions: bool, listed_at: datetime
+    ) -> None:
+        """Plan for the whole index before anything is touched: doubt must change nothing at all.
 
         A new generation starts empty: a doubtful listing deletes nothing from it, and still would
-        take from readers what they have once it is live.
+        take from readers what they have once it is live. So what they have is compared as well.
         """
-        live = generations.live(self._index.engine, self._index.name)
-        if live is None or live.collection == self._collection:
-            return None
-        return self._index.ledger(live.collection).documents()
+        engine, name = self._index.engine, self._index.name
+        shares = {"max_delete_share": self._index.max_delete_share}
+        not_live = make_plan(listing, self._index.ledger(self._collection).documents())
+        if not accept_deletions:
+            refuse_mass_deletion(not_live, **shares)
+        live = generations.live(engine, name)
+        if live is not None and live.collection != self._collection:
+            not_live = make_plan(listing, self._index.ledger(live.collection).documents())
+            if not accept_deletions:
+                refuse_mass_deletion(not_live, **shares)
+        elif live is None and not accept_deletions:
+            self._refuse_unknown(listing, not_live)
+        # What is not live yet is told by what readers have, not by what is being built.
+        changes.observe(engine, name, not_live, listed_at=listed_at)
 
-    def _refuse_unknown(self, listing: Listing) -> None:
+    def _refuse_unknown(self, listing: Listing, plan: Plan) -> None:
         """An empty listing must not replace a generation whose ledger was lost."""
         store = self._index.store
-        if listing.refs or self._ledger.documents():
+        if len(listing) or plan.indexed:
             return
         served = store.alias_target(self._index.alias)
         if served in (None, self._collection) or served not in store.collections():
@@ -191,101 +254,141 @@ class _Sync:
 
     def _reconcile(self, verify: bool) -> int:
         store, ledger = self._index.store, self._ledger
-        if not verify and reconcile.in_step_by_count(store, self._collection, ledger):
+        # Whoever was cut off may have been writing until a moment ago, or be writing still: equal
+        # numbers prove nothing then.
+        doubted = verify or self._lease.taken_over
+        if not doubted and in_step_by_count(store, self._collection, ledger, self._partition):
             return 0
-        with self._progress.stage(f"{self._index.name}: comparing ledger and store"):
-            difference = reconcile.compare(self._index, self._collection, ledger)
-        # Listing and comparing may have taken long: another writer's chunks are no orphans.
-        self._lease.renew()
-        if difference.orphans:
-            store.delete(self._collection, difference.orphans)
-        ledger.doubt(difference.doubtful)
-        return len(difference.orphans) + len(difference.doubtful)
+        with (
+            self._progress.stage(f"{self._label}: comparing ledger and store"),
+            Census(store, self._generation, ledger, self._partition) as census,
+        ):
+            # Listing and comparing may have taken long: another writer's chunks are no orphans.
+            self._lease.renew()
+            for orphans in _slices(census.ids("orphan"), BATCH_CHUNKS):
+                store.delete(self._collection, orphans)
+            for doubtful in _slices(census.ids(*WRONG), BATCH_CHUNKS):
+                ledger.doubt(doubtful)
+            return census.count("orphan", *WRONG)
 
-    def _upsert(self, refs: Sequence[Ref]) -> None:
-        if not refs:
-            return
-        with self._progress.stage(
-            f"{self._index.name}: indexing", total=len(refs), unit="documents"
-        ) as stage:
-            batch: list[DocumentWrite] = []
-            for write in self._writes(refs):
-                batch.append(write)
-                if sum(len(w.add) for w in batch) >= BATCH_CHUNKS:
-                    self._apply(batch)
-                    stage.advance(len(batch))
-                    batch = []
-            self._apply(batch)
-            stage.advance(len(batch))
+    def _upsert(self, plan: Plan) -> None:
+        total = plan.upserts + plan.retries
+        with ExitStack() as stack:
+            stage = stack.enter_context(
+                self._progress.stage(f"{self._label}: indexing", total=total, unit="documents")
+            )
+            # Reading and cutting run ahead of the model, and the model runs ahead of the store.
+            prepared = self._prepared(chain(plan.upsert(), plan.retry()))
+            cut = stack.enter_context(ahead(prepared, size=_BATCH_DOCUMENTS))
+            batches = stack.enter_context(ahead(self._embedded(cut), size=1))
+            for batch in batches:
+                self._lease.renew()
+                self._applier.apply(batch.writes, batch.vectors)
+                self._fail(batch.failures)
+                self._note("indexed", [w.ref.id for w in batch.writes])
+                stage.advance(len(batch.writes) + len(batch.failures))
 
-    def _writes(self, refs: Sequence[Ref]) -> Iterator[DocumentWrite]:
+    def _prepared(self, refs: Iterator[Ref]) -> Iterator[DocumentWrite | _Failure]:
         chunker = Chunker(self._index.chunker, self._index.embedder.tokenizer())
-        for start in range(0, len(refs), _BATCH_DOCUMENTS):
-            slice_ = refs[start : start + _BATCH_DOCUMENTS]
+        for slice_ in _slices(refs, _BATCH_DOCUMENTS):
             rows = self._ledger.chunks_of([ref.id for ref in slice_])
-            for ref in slice_:
-                try:
-                    write = self._write(chunker, ref, rows.get(ref.id, []))
-                except Exception as error:  # a user's own source may raise anything
-                    expected = isinstance(error, DocumentError)
-                    reason = str(error) if expected else f"{type(error).__name__}: {error}"
-                    self._failed[ref.id] = reason
-                    self._settle(rows.get(ref.id, []))
-                    self._ledger.fail(ref, reason)
-                else:
-                    yield write
+            with closing(mapped(self._read, slice_, workers=_READERS)) as documents:
+                for ref, document in zip(slice_, documents, strict=True):
+                    has = rows.get(ref.id, [])
+                    if isinstance(document, Document):
+                        yield self._cut(chunker, ref, document, has)
+                    else:
+                        yield _Failure(ref, document, has)
 
-    def _write(self, chunker: Chunker, ref: Ref, rows: Sequence[ChunkRow]) -> DocumentWrite:
-        document = self._index.source.load(ref)
-        target = chunker.chunks(
-            document, index=self._index.name, fingerprint=self._index.spec.fingerprint
-        )
+    def _read(self, ref: Ref) -> Document | str:
+        """The document, or why it cannot be read."""
+        try:
+            return self._index.source.load(ref)
+        except DocumentError as error:
+            return str(error)
+        except Exception as error:  # a user's own source may raise anything
+            return f"{type(error).__name__}: {error}"
+
+    def _cut(
+        self, chunker: Chunker, ref: Ref, document: Document, rows: Sequence[ChunkRow]
+    ) -> DocumentWrite | _Failure:
+        fingerprint = self._generation.fingerprint
+        try:
+            target = chunker.chunks(document, index=self._index.name, fingerprint=fingerprint)
+        except DocumentError as error:
+            return _Failure(ref, str(error), rows)
         return document_write(ref, target, rows)
 
-    def _settle(self, rows: Sequence[ChunkRow]) -> None:
+    def _embedded(self, prepared: Iterator[DocumentWrite | _Failure]) -> Iterator[_Batch]:
+        writes: list[DocumentWrite] = []
+        failures: list[_Failure] = []
+        for item in prepared:
+            if isinstance(item, _Failure):
+                failures.append(item)
+            else:
+                writes.append(item)
+            if sum(len(w.add) for w in writes) >= BATCH_CHUNKS:
+                yield self._with_vectors(writes, failures)
+                writes, failures = [], []
+        yield self._with_vectors(writes, failures)
+
+    def _with_vectors(
+        self, writes: Sequence[DocumentWrite], failures: Sequence[_Failure]
+    ) -> _Batch:
+        return _Batch(writes, failures, self._supply.of([c for w in writes for c in w.add]))
+
+    def _fail(self, failures: Sequence[_Failure]) -> None:
+        if not failures:
+            return
+        for failure in failures:
+            self._settle(failure)
+        self._ledger.fail([(failure.ref, failure.reason) for failure in failures])
+        self._failed += len(failures)
+        for failure in failures:
+            self._note("failed", [failure.ref.id], failure.reason)
+
+    def _settle(self, failure: _Failure) -> None:
         """End what a crash left in flight of a document that cannot be read now.
 
         What the store holds of it stays served, be it from before the crash, from after, or both;
         left in flight it would keep every later sync from becoming live.
         """
-        hashes = {row.id: row.content_hash for row in rows if row.state != "present"}
+        hashes = {row.id: row.content_hash for row in failure.rows if row.state != "present"}
         if not hashes:
             return
-        self._lease.renew()
+        stored = self._index.store.get(self._collection, list(hashes))
         held = {
-            id_: stored.chunk.position
-            for id_, stored in self._index.store.get(self._collection, list(hashes)).items()
-            if reconcile.is_sound(stored, self._index)
-            and hashes[id_]
-            == stored.chunk.content_hash
-            == content_hash_of(stored.chunk.text, stored.chunk.title, stored.chunk.uri)
+            id_: found.chunk.position
+            for id_, found in stored.items()
+            if is_sound(found, self._generation) and hashes[id_] == found.chunk.content_hash
         }
         gone = [id_ for id_ in hashes if id_ not in held]
         if gone:
             self._index.store.delete(self._collection, gone)
-        self._ledger.settle(held=held, gone=gone)
+        self._ledger.settle(failure.ref.id, held=held, gone=gone)
 
-    def _delete(self, plan: Plan, rows: dict[str, DocumentRow]) -> None:
-        for start in range(0, len(plan.delete), _BATCH_DOCUMENTS):
-            ids = plan.delete[start : start + _BATCH_DOCUMENTS]
+    def _delete(self, plan: Plan) -> None:
+        none = self._supply.of([])
+        for ids in _slices(plan.delete(), _BATCH_DOCUMENTS):
             chunks = self._ledger.chunks_of(ids)
-            self._apply(
-                [
-                    DocumentWrite(
-                        ref=Ref(id_, rows[id_].version),
-                        content_hash=rows[id_].content_hash,
-                        add=(),
-                        move={},
-                        retire=[row.id for row in chunks.get(id_, [])],
-                        gone=True,
-                    )
-                    for id_ in ids
-                ]
-            )
+            self._lease.renew()
+            self._applier.apply([_deletion(id_, chunks.get(id_, [])) for id_ in ids], none)
+            self._note("deleted", ids)
 
-    def _apply(self, writes: Sequence[DocumentWrite]) -> None:
-        self._lease.renew()
-        self._applier.apply(writes)
+    def _note(self, kind: str, ids: Sequence[str], reason: str = "") -> None:
+        left = _NAMED - len(self._changes)
+        self._changes += [Change(id_, kind, reason) for id_ in ids[: max(left, 0)]]
+
+
+def _deletion(document_id: str, rows: Sequence[ChunkRow]) -> DocumentWrite:
+    retire = [row.id for row in rows]
+    return DocumentWrite(Ref(document_id, ""), "", add=(), move={}, retire=retire, gone=True)
+
+
+def _slices(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    remaining = iter(items)
+    while some := list(islice(remaining, size)):
+        yield some
 
 
 def document_write(ref: Ref, target: Sequence[Chunk], rows: Sequence[ChunkRow]) -> DocumentWrite:
@@ -297,7 +400,7 @@ def document_write(ref: Ref, target: Sequence[Chunk], rows: Sequence[ChunkRow]) 
     wanted = {chunk.id for chunk in target}
     return DocumentWrite(
         ref=ref,
-        content_hash=hashlib.sha256("".join(c.content_hash for c in target).encode()).hexdigest(),
+        content_hash=content_hash_of_document([chunk.content_hash for chunk in target]),
         add=[chunk for chunk in target if chunk.id not in present],
         move={
             chunk.id: chunk.position

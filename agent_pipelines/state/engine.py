@@ -1,7 +1,7 @@
 """Opening the state database: pragmas, transactions and the schema at its newest version.
 
-Belongs here: URL → migrated `Engine`, and `write()`, the transaction every writer uses. Does not
-belong here: what is written.
+Belongs here: URL → migrated `Engine`, and the transactions everyone uses: `read()` and `write()`.
+Does not belong here: what is read or written.
 """
 
 import re
@@ -76,6 +76,15 @@ def write(engine: Engine) -> Iterator[Connection]:
     fails instead of waiting when another writer came between.
     """
     with engine.execution_options(write=True).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def read(engine: Engine) -> Iterator[Connection]:
+    """One reading transaction: all its queries see the same moment. It blocks no writer."""
+    with engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            connection = connection.execution_options(isolation_level="REPEATABLE READ")
         yield connection
 
 

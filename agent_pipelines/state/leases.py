@@ -6,13 +6,13 @@ Belongs here: taking, keeping and giving up a lease in the state database. Its t
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import psutil
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Connection, Engine, select, update
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.state.engine import write
@@ -34,6 +34,8 @@ class Lease:
     engine: Engine
     name: str
     token: int
+    taken_over: bool
+    """Whether the holder before this one never gave it up: it was killed, or may write still."""
 
     def renew(self) -> None:
         """Keep the lease for another term.
@@ -50,15 +52,36 @@ class Lease:
         if kept.rowcount != 1:
             raise LeaseLostError(f"another writer took over {self.name}")
 
+    def check(self, connection: Connection) -> None:
+        """Let a transaction go on only while this is the one writer; none can take over meanwhile.
+
+        Raises:
+            LeaseLostError: another writer has taken it.
+        """
+        token = connection.scalar(
+            select(leases.c.token).where(leases.c.name == self.name).with_for_update()
+        )
+        if token != self.token:
+            raise LeaseLostError(f"another writer took over {self.name}")
+
+
+def _no_rival(_name: str) -> bool:
+    return False
+
 
 @contextmanager
-def hold(engine: Engine, name: str) -> Iterator[Lease]:
+def hold(engine: Engine, name: str, *, rival: Callable[[str], bool] = _no_rival) -> Iterator[Lease]:
     """Hold the lease for the length of the block.
 
+    Args:
+        engine: the state database.
+        name: what is written.
+        rival: tells by its name whether another lease must not be held at the same time.
+
     Raises:
-        UserError: someone else holds it; the message says who.
+        UserError: someone else holds it, or a rival; the message says who.
     """
-    lease = _take(engine, name)
+    lease = _take(engine, name, rival)
     try:
         yield lease
     finally:
@@ -66,11 +89,11 @@ def hold(engine: Engine, name: str) -> Iterator[Lease]:
             connection.execute(
                 update(leases)
                 .where(leases.c.name == name, leases.c.token == lease.token)
-                .values(expires_at=datetime.now(UTC))
+                .values(expires_at=datetime.now(UTC), holder="")
             )
 
 
-def _take(engine: Engine, name: str) -> Lease:
+def _take(engine: Engine, name: str, rival: Callable[[str], bool]) -> Lease:
     now = datetime.now(UTC)
     with write(engine) as connection:
         # A row that nobody holds, so that there is one to lock the first time too.
@@ -81,16 +104,22 @@ def _take(engine: Engine, name: str) -> Lease:
             .where(leases.c.name == name)
             .with_for_update()
         ).one()
-        if held.expires_at > now and not _is_dead(held.holder):
-            raise UserError(
-                f"{name} is being written by {held.holder} (until {held.expires_at:%H:%M:%S} UTC "
-                "at least)",
-                remedy="wait for it to finish, or end that process",
-            )
+        _refuse(name, held.holder, held.expires_at, now)
+        for other in connection.execute(select(leases)):
+            if rival(other.name):
+                _refuse(other.name, other.holder, other.expires_at, now)
         token: int = held.token + 1
         values = {"token": token, "holder": _me(), "expires_at": now + _TERM}
         connection.execute(update(leases).where(leases.c.name == name).values(**values))
-    return Lease(engine, name, token)
+    return Lease(engine, name, token, taken_over=bool(held.holder))
+
+
+def _refuse(name: str, holder: str, expires_at: datetime, now: datetime) -> None:
+    if expires_at > now and not _is_dead(holder):
+        raise UserError(
+            f"{name} is being written by {holder} (until {expires_at:%H:%M:%S} UTC at least)",
+            remedy="wait for it to finish, or end that process",
+        )
 
 
 def _me() -> str:

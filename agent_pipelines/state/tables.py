@@ -55,10 +55,22 @@ generations = Table(
     Column("index_name", String(200), nullable=False, index=True),
     Column("fingerprint", String(64), nullable=False),
     Column("spec", JSON, nullable=False),
-    # building → live → previous → retired
+    # building → live → previous → retired; rejected: live once, and rolled back
     Column("state", String(16), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
-    # The listing it is in step with; empty while a sync is changing it.
+    # The vector of the golden text, by whichever backend built this first.
+    Column("golden_vector", JSON),
+)
+
+#: One row per partition of a generation: the listing it is in step with.
+partitions = Table(
+    "partitions",
+    metadata,
+    Column("collection", String(255), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    # how many partitions there are; the same in all rows of a generation
+    Column("of", Integer, nullable=False),
+    # both empty while a sync is changing it
     Column("source_digest", String(64)),
     Column("listed_at", UtcDateTime),
 )
@@ -74,6 +86,8 @@ documents = Table(
     Column("content_hash", String(64), nullable=False, default=""),
     # pending: a write is in flight; indexed: confirmed; failed: see error
     Column("state", String(16), nullable=False),
+    # of the id: which partition it is in
+    Column("bucket", Integer, nullable=False),
     Column("error", Text),
     Column("attempts", Integer, nullable=False, default=0),
     Column("updated_at", UtcDateTime, nullable=False),
@@ -89,9 +103,15 @@ chunks = Table(
     Column("document_id", String(1024), nullable=False),
     Column("position", Integer, nullable=False),
     Column("content_hash", String(64), nullable=False),
+    # of the text alone, which is all that its vector depends on
+    Column("text_hash", String(32), nullable=False),
     # writing: may be in the store; present: confirmed there; retiring: may still be there
     Column("state", String(16), nullable=False),
+    # of the document's id
+    Column("bucket", Integer, nullable=False),
     Index(None, "collection", "document_id"),
+    Index(None, "collection", "text_hash"),
+    Index(None, "collection", "state", "bucket"),
 )
 
 #: Chunk ids that were served once, so that an old citation still resolves to its document.
@@ -130,6 +150,8 @@ source_changes = Table(
     # empty for a deleted document
     Column("version", String(255), nullable=False),
     Column("since", UtcDateTime, nullable=False),
+    # the last listing that had it
+    Column("listed_at", UtcDateTime, nullable=False),
 )
 
 #: The last complete listing of each source: when, and its digest.

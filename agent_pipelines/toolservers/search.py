@@ -16,7 +16,7 @@ from mcp.types import ToolAnnotations
 from pydantic import BaseModel, Field
 
 from agent_pipelines.errors import UnavailableError, UserError
-from agent_pipelines.indexing.search import Hit, Searcher
+from agent_pipelines.indexing.search import Hit, Searcher, read_filters
 from agent_pipelines.toolservers.shell import Readiness
 
 T = TypeVar("T")
@@ -42,6 +42,7 @@ class Passage(BaseModel):
     uri: str
     title: str
     text: str
+    metadata: dict[str, str]
     score: float
 
 
@@ -96,9 +97,19 @@ def build_server(searcher: Searcher) -> MCPServer:
         index: IndexName,
         query: Annotated[str, Field(min_length=1, description="What to look for, in words.")],
         limit: Annotated[int, Field(ge=1, le=50, description="How many passages at most.")] = 5,
+        where: Annotated[
+            list[str],
+            Field(
+                description="Conditions such as `team=storage` or `uri=*/runbooks/*`, on a key of "
+                "the documents' metadata, `document_id`, `uri` or `title`. Conditions on the same "
+                "field are alternatives."
+            ),
+        ] = [],  # noqa: B006 - it is a schema's default, and nobody changes it
     ) -> Found:
-        """Search an index for passages that answer a query, best first."""
-        result = await ask(lambda: searcher.search(index, query, limit=limit))
+        """Search an index for passages that answer a query, by words and by meaning, best first."""
+        result = await ask(
+            lambda: searcher.search(index, query, limit=limit, filters=read_filters(where))
+        )
         return Found(
             index=result.index,
             sequence=result.sequence,
@@ -158,5 +169,6 @@ def _passage(hit: Hit) -> Passage:
         uri=hit.uri,
         title=hit.title,
         text=hit.text,
+        metadata=dict(hit.metadata),
         score=hit.score,
     )

@@ -14,7 +14,7 @@ from agent_pipelines.health.signals import catalogue
 from agent_pipelines.indexing import live
 from resources.state import StateResource
 from resources.weaviate import WeaviateResource, WeaviateStore
-from tests.integration.test_index_parts import raw
+from tests.engine import raw
 
 ALIAS = "Handbook"
 

@@ -21,7 +21,7 @@ from agent_pipelines.indexing.ledger import Ledger
 from agent_pipelines.indexing.live import commit
 from agent_pipelines.state.engine import open_engine
 from resources.weaviate import WeaviateStore
-from tests.integration.test_index_parts import (
+from tests.engine import (
     MemorySource,
     TrippingStore,
     assert_exact,

@@ -11,10 +11,10 @@ from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.health.signal import State
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.live import commit
-from agent_pipelines.indexing.store import StoreError
+from agent_pipelines.indexing.store import CollectionSettings, StoreError
 from agent_pipelines.state.engine import open_engine
 from resources.weaviate import WeaviateResource, WeaviateStore
-from tests.integration.test_index_parts import (
+from tests.engine import (
     MemorySource,
     assert_exact,
     assert_healthy,
@@ -158,7 +158,7 @@ def test_a_moved_alias_is_seen_and_pointed_back_by_the_next_commit(
     index: Index, store: WeaviateStore
 ) -> None:
     other = f"{index.alias}__other"
-    store.create_collection(other, "a stranger's")
+    store.create_collection(other, "a stranger's", CollectionSettings())
     store.point_alias(index.alias, other)
     assert "alias_points_to_live" in false_signals(index)
     commit(index)

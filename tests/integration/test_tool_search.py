@@ -25,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent_pipelines.agents.tools import ToolSession, ToolTransportError
 from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.indexing.search import Hit, SearchResult
+from agent_pipelines.indexing.store import Filter
 from agent_pipelines.toolservers import search, shell
 from resources.tools import ToolServerResource
 
@@ -51,7 +52,15 @@ class MemorySearcher:
         if self._down.exists():
             raise UnavailableError("Weaviate does not answer", remedy="start it")
 
-    def search(self, index: str, query: str, *, limit: int) -> SearchResult:
+    def search(
+        self,
+        index: str,
+        query: str,
+        *,
+        limit: int,
+        filters: Sequence[Filter] = (),
+        alpha: float = 0.5,
+    ) -> SearchResult:
         self._check(index)
         if query == "bug":
             raise RuntimeError("secret detail")
@@ -80,6 +89,7 @@ class MemorySearcher:
             title=f"Runbook {number}",
             uri=f"file:///{number}.md",
             text=text,
+            metadata={"team": "storage"},
             score=1.0 / (number + 1),
         )
 

@@ -16,8 +16,8 @@ from agent_pipelines.health.view import View
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.sources import SourceError
 from agent_pipelines.state.engine import open_engine, write
-from agent_pipelines.state.tables import generations, signals, snapshots
-from tests.integration.test_index_parts import HashEmbedder, MemorySource, make_index
+from agent_pipelines.state.tables import generations, partitions, signals, snapshots
+from tests.engine import HashEmbedder, MemorySource, make_index
 
 #: What can be told without the store.
 WITHOUT_STORE = {"documents_indexed", "fresh", "spec_is_current"}
@@ -49,11 +49,14 @@ def committed(engine: Engine) -> Index:
                 collection="Docs__1",
                 index_name="docs",
                 fingerprint=index.spec.fingerprint,
-                spec={},
+                spec=index.spec.as_dict(),
                 state="live",
                 created_at=now,
-                source_digest="d",
-                listed_at=now,
+            )
+        )
+        connection.execute(
+            insert(partitions).values(
+                collection="Docs__1", number=0, of=1, source_digest="d", listed_at=now
             )
         )
         connection.execute(
@@ -74,7 +77,8 @@ def committed(engine: Engine) -> Index:
 
 
 def states(index: Index, *, which: tuple[Signal, ...] | None = None) -> dict[str, State]:
-    readings = evaluate(View(index, committed=True), which or catalogue())
+    with View(index, committed=True) as view:
+        readings = evaluate(view, which or catalogue())
     return {signal.name: reading.state for signal, reading in readings.items()}
 
 

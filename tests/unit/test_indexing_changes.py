@@ -9,8 +9,9 @@ from sqlalchemy import Engine, delete
 
 from agent_pipelines.indexing import changes
 from agent_pipelines.indexing.ledger import DocumentRow, DocumentWrite, Ledger
+from agent_pipelines.indexing.listing import Listing
 from agent_pipelines.indexing.plan import make_plan
-from agent_pipelines.indexing.sources import Listing, Ref
+from agent_pipelines.indexing.sources import Ref
 from agent_pipelines.state.engine import open_engine, write
 from agent_pipelines.state.tables import listings, source_changes
 
@@ -37,7 +38,7 @@ def empty(engine: Engine) -> None:
         connection.execute(delete(listings))
 
 
-INDEXED = {"a": DocumentRow("1", "h", "indexed", None)}
+INDEXED = [DocumentRow("a", "1", "indexed")]
 
 
 def observe(engine: Engine, at: datetime, *refs: Ref) -> None:
@@ -115,7 +116,7 @@ def test_only_what_the_live_ledger_holds_is_forgotten(engine: Engine) -> None:
     writes = [DocumentWrite(ref, "h", (), {}, ()) for ref in refs]
     ledger.begin(writes[:3])
     ledger.confirm(writes[:1])
-    ledger.fail(refs[1], "garbled")
+    ledger.fail([(refs[1], "garbled")])
     changes.forget(engine, "i", "C")
     with engine.connect() as connection:
         left = {row.document_id for row in connection.execute(source_changes.select())}
@@ -124,6 +125,6 @@ def test_only_what_the_live_ledger_holds_is_forgotten(engine: Engine) -> None:
 
 def test_a_failed_document_always_counts_as_one(engine: Engine) -> None:
     ledger = Ledger(engine, "i", "C2")
-    ledger.fail(Ref("x", "1"), "")
+    ledger.fail([(Ref("x", "1"), "")])
     assert list(ledger.failures()) == ["x"]
     assert ledger.counts().failed == 1

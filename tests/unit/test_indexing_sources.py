@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import TypeAdapter, ValidationError
 
 from agent_pipelines.errors import UserError
-from agent_pipelines.indexing.plan import source_digest
+from agent_pipelines.indexing.listing import Listing
 from agent_pipelines.indexing.sources import DocumentError, Source, SourceError
 from agent_pipelines.indexing.sources.catalogue import AnySource
 from agent_pipelines.indexing.sources.distributions import DistributionsSource
@@ -206,7 +206,7 @@ def test_a_name_that_is_not_utf8_is_that_documents_failure_alone(docs: Path) -> 
     with open(name, "wb") as file:
         file.write(b"# Caf\n\ntext")
     source = files(str(docs), include=("*.md",))
-    assert len(source_digest(source.list())) == 64
+    assert len(Listing(source.list()).digest()) == 64
     refs = {ref.id: ref for ref in source.list()}
     assert set(refs) == {"top.md", "caf\\udce9.md"}
     with pytest.raises(DocumentError, match="cannot be read"):

@@ -5,12 +5,15 @@ from agent_pipelines.health.view import View
 
 
 def _evaluate(view: View) -> Reading:
-    failures = view.ledger.failures()
+    failed = view.ledger.counts().failed
     return Reading(
-        State.FALSE if failures else State.TRUE,
-        observed=f"{len(failures)} documents failed",
+        State.FALSE if failed else State.TRUE,
+        observed=f"{failed} documents failed",
         expected="none",
-        evidence=[{"document": id_, "reason": error} for id_, error in list(failures.items())[:50]],
+        evidence=[
+            {"document": id_, "reason": error}
+            for id_, error in view.ledger.failures(limit=50).items()
+        ],
     )
 
 

@@ -1,5 +1,7 @@
 """Staleness: the age of the oldest source change that readers do not get yet."""
 
+from itertools import islice
+
 from agent_pipelines.health.signal import Reading, Signal, State
 from agent_pipelines.health.view import View
 from agent_pipelines.indexing import changes
@@ -12,11 +14,11 @@ def _evaluate(view: View) -> Reading:
     bound = view.index.max_staleness_seconds
     return Reading(
         State.TRUE if staleness <= bound else State.FALSE,
-        observed=f"{staleness:.0f} s, {len(plan.changes)} changes not live",
+        observed=f"{staleness:.0f} s, {plan.changed} changes not live",
         expected=f"at most {bound:.0f} s",
         evidence=[
             {"document": id_, "change": "deleted" if ref is None else "new or changed"}
-            for id_, ref in list(plan.changes.items())[:20]
+            for id_, ref in islice(plan.changes(), 20)
         ],
     )
 

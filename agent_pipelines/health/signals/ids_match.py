@@ -2,23 +2,23 @@
 
 from agent_pipelines.health.signal import Reading, Signal, State
 from agent_pipelines.health.view import View
+from agent_pipelines.indexing.reconcile import Fault
+
+_FAULTS: tuple[Fault, ...] = ("missing", "orphan", "altered", "foreign spec")
 
 
 def _evaluate(view: View) -> Reading:
     census = view.census
-    differing = {
-        "missing": census.missing,
-        "orphan": census.orphans,
-        "altered": census.altered,
-        "foreign spec": census.foreign,
-    }
-    summary = ", ".join(f"{len(ids)} {kind}" for kind, ids in differing.items() if ids)
+    counts = {fault: census.count(fault) for fault in _FAULTS}
+    summary = ", ".join(f"{count} {fault}" for fault, count in counts.items() if count)
     return Reading(
         State.FALSE if summary else State.TRUE,
         observed=f"{census.objects} objects" + (f": {summary}" if summary else ""),
         expected="every id of the ledger once, with the content it was given, and no other",
         evidence=[
-            {"chunk": id_, "fault": kind} for kind, ids in differing.items() for id_ in ids[:20]
+            {"chunk": id_, "fault": fault}
+            for fault in _FAULTS
+            for id_, _ in census.details(fault, limit=20)
         ],
     )
 

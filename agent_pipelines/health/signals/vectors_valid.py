@@ -6,15 +6,16 @@ from agent_pipelines.health.view import View
 
 def _evaluate(view: View) -> Reading:
     census = view.census
-    identity = view.index.embedder.identity
+    identity = view.generation.embedder
+    flawed = census.count("bad vector")
     return Reading(
-        State.FALSE if census.flawed else State.TRUE,
-        observed=f"{census.objects - len(census.flawed)} of {census.objects} vectors are sound",
+        State.FALSE if flawed else State.TRUE,
+        observed=f"{census.objects - flawed} of {census.objects} vectors are sound",
         expected=f"all finite, of {identity.dimension} dimensions"
         + (" and length 1" if identity.normalized else ""),
         evidence=[
             {"chunk": id_, "fault": f"its vector {wrong}"}
-            for id_, wrong in list(census.flawed.items())[:20]
+            for id_, wrong in census.details("bad vector", limit=20)
         ],
     )
 

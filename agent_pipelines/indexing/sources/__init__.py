@@ -47,7 +47,12 @@ class Document:
     format: str
     """`markdown` or `text`: decides how the text is split."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """What searches can be filtered by."""
+    """What searches can be filtered by; no key holds a `=`."""
+
+    def __post_init__(self) -> None:
+        for key in self.metadata:
+            if "=" in key or not key:
+                raise DocumentError(f"metadata key {key!r} is empty or holds a '='")
 
 
 class Source(Protocol):
