@@ -182,7 +182,7 @@ def test_an_object_deleted_behind_our_back_is_seen_and_put_back(dev: Dev) -> Non
     resource = WeaviateResource(**addresses, api_key=weaviate.api_key(dev.state))
     with resource.connect() as store:
         before = store.count(collection)
-        store.delete(collection, [next(iter(store.scan(collection, vectors=False))).chunk.id])
+        store.delete(collection, [next(iter(store.scan(collection))).chunk.id])
         seen = dev.status()
         assert seen.code == 1, seen.err
         states = {s["name"]: s["state"] for s in seen.json["indexes"]["docs"]["signals"]}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,21 @@ class World:
             (self.docs / f"{n}.md").write_text(
                 f"# Runbook {n}\n\nWhen service {n} is down, restart pod number {n} and wait.\n"
             )
-        (folder / "assets" / "handbook").mkdir(parents=True)
-        (folder / "assets" / "handbook" / "defs.yaml").write_text(
-            "type: agent_pipelines.components.index.IndexComponent\n"
-            "attributes:\n  source: {kind: files, url: ../../docs}\n"
-        )
         self.state = StateResource(url=f"sqlite:///{folder / 'state.db'}")
         self.instance = instance
         self._assets = folder / "assets"
-        self.definitions = self.with_weaviate(weaviate)
+        self._weaviate = weaviate
+        self.configure()
+
+    def configure(self, *more: str) -> None:
+        """Write the defs.yaml, with these lines beside the source, and load it."""
+        (self._assets / "handbook").mkdir(parents=True, exist_ok=True)
+        lines = ["source: {kind: files, url: ../../docs}", *more]
+        (self._assets / "handbook" / "defs.yaml").write_text(
+            "type: agent_pipelines.components.index.IndexComponent\nattributes:\n"
+            + "".join(f"  {line}\n" for line in lines)
+        )
+        self.definitions = self.with_weaviate(self._weaviate)
 
     def with_weaviate(self, weaviate: WeaviateResource) -> dg.Definitions:
         return build_defs(
@@ -45,8 +52,12 @@ class World:
         )
 
     def sync(self) -> dg.ExecuteInProcessResult:
-        job = self.definitions.resolve_job_def("handbook_sync")
-        return job.execute_in_process(instance=self.instance, raise_on_error=False)
+        return self.run("handbook_sync")
+
+    def run(self, job: str, partition_key: str | None = None) -> dg.ExecuteInProcessResult:
+        return self.definitions.resolve_job_def(job).execute_in_process(
+            instance=self.instance, partition_key=partition_key, raise_on_error=False
+        )
 
     def tick(
         self, cursor: str | None = None, definitions: dg.Definitions | None = None
@@ -106,7 +117,7 @@ def test_a_sync_run_passes_every_check_and_its_metadata_counts_what_is_there(
     assert result.success
     assert checks_of(result) == {signal.name: True for signal in catalogue()}
     metadata = metadata_of(result)
-    stored = list(store.scan(collection_of(world), vectors=False))
+    stored = list(store.scan(collection_of(world)))
     assert (
         metadata["index"].items()
         >= {
@@ -196,7 +207,7 @@ def test_with_the_store_unreachable_nothing_is_claimed_and_nothing_asked_for(
 def test_a_tampered_store_is_asked_to_be_synced(world: World, store: WeaviateStore) -> None:
     assert world.sync().success
     objects = raw(store).collections.use(collection_of(world)).data
-    objects.delete_by_id(next(iter(store.scan(collection_of(world), vectors=False))).chunk.id)
+    objects.delete_by_id(next(iter(store.scan(collection_of(world)))).chunk.id)
     assert [tags["agent-pipelines/signal"] for tags in asked(world.tick())] == ["counts_match"]
     assert world.sync().success
     assert asked(world.tick()) == []
@@ -215,7 +226,7 @@ def test_a_false_blocking_check_keeps_the_generation_from_becoming_live(
 
     def tampered(opened: Any, **more: Any) -> Any:
         report = real(opened, **more)
-        victim = next(iter(store.scan(report.collection, vectors=False))).chunk.id
+        victim = next(iter(store.scan(report.collection))).chunk.id
         raw(store).collections.use(report.collection).data.delete_by_id(victim)
         return report
 
@@ -268,3 +279,79 @@ def test_an_emptied_source_fails_the_run_until_it_is_acknowledged(
     )
     assert acknowledged.success
     assert store.count(ALIAS) == 0
+
+
+def requested(result: Any) -> list[tuple[str | None, str | None]]:
+    assert isinstance(result, dg.SensorResult)
+    return [(r.job_name, r.partition_key) for r in result.run_requests or []]
+
+
+def test_a_split_index_is_synced_by_partition_and_committed_once_all_are_in(
+    world: World, store: WeaviateStore
+) -> None:
+    world.configure("partitions: 2")
+    keys = ["1-of-2", "2-of-2"]
+    assert requested(world.tick()) == [("handbook_sync", key) for key in keys]
+
+    assert world.run("handbook_sync", keys[0]).success
+    early = world.run("handbook_live")
+    assert not early.success, "half an index is none"
+    assert live.latest(world.state.engine(), "handbook") is None
+    assert world.run("handbook_sync", keys[1]).success
+    assert requested(world.tick()) == [("handbook_live", None)]
+
+    result = world.run("handbook_live")
+    assert result.success
+    assert checks_of(result) == {signal.name: True for signal in catalogue()}
+    assert metadata_of(result)["live"]["documents"] == 10
+    assert requested(world.tick()) == []
+
+    (world.docs / "3.md").write_text("# Runbook 3\n\nService 3 is restarted by itself now.\n")
+    (only,) = requested(world.tick())
+    assert only[0] == "handbook_sync", "the partition of the document, and no other"
+    assert world.run("handbook_sync", only[1]).success
+    assert requested(world.tick()) == [("handbook_live", None)]
+
+
+def test_the_checks_of_a_split_index_block_its_commit(world: World, store: WeaviateStore) -> None:
+    world.configure("partitions: 2")
+    for key in ("1-of-2", "2-of-2"):
+        assert world.run("handbook_sync", key).success
+    (built,) = (c for c in store.collections() if c.startswith(f"{ALIAS}__"))
+    raw(store).collections.use(built).data.delete_by_id(next(iter(store.scan(built))).chunk.id)
+    result = world.run("handbook_live")
+    assert not result.success
+    failed = {name for name, passed in checks_of(result).items() if not passed}
+    assert failed == {"counts_match", "ids_match"}
+    assert store.alias_target(ALIAS) is None, "live was not reached"
+
+
+def test_the_schedule_of_a_split_index_asks_for_every_partition(world: World) -> None:
+    for lines, expected in (((), [None]), (("partitions: 2",), ["1-of-2", "2-of-2"])):
+        world.configure(*lines)
+        schedule = world.definitions.resolve_schedule_def("handbook_sync_schedule")
+        context = dg.build_schedule_context(
+            scheduled_execution_time=datetime(2026, 11, 1, 12, tzinfo=UTC),
+            repository_def=world.definitions.get_repository_def(),
+        )
+        asked_for = schedule.evaluate_tick(context).run_requests or []
+        assert [request.partition_key for request in asked_for] == expected
+        assert len({request.run_key for request in asked_for}) == len(expected)
+
+
+def test_a_rollback_is_a_run_that_materializes_live(world: World, store: WeaviateStore) -> None:
+    assert world.sync().success
+    first = store.alias_target(ALIAS)
+    refused = world.run("handbook_rollback")
+    assert not refused.success
+    world.configure("chunking: {tokens: 64}")
+    assert world.sync().success
+
+    result = world.run("handbook_rollback")
+
+    assert result.success
+    (materialization,) = result.filter_events(lambda e: e.is_step_materialization)
+    assert materialization.asset_key == dg.AssetKey(["handbook", "live"])
+    assert store.alias_target(ALIAS) == first
+    assert asked(world.tick()) == [], "nobody rolls forward what somebody rolled back"
+    assert not world.sync().success

@@ -221,6 +221,7 @@ def test_a_hit_carries_what_a_citation_needs(server: Server) -> None:
         "content_hash",
         "uri",
         "title",
+        "metadata",
         "text",
         "score",
     }
