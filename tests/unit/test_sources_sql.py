@@ -256,6 +256,11 @@ def test_a_bad_row_is_that_documents_failure(tickets: Path, columns: str, said: 
         loaded(source, "7")
 
 
+def test_a_computed_id_is_looked_up_as_what_it_is(tickets: Path) -> None:
+    """SQLite holds no number equal to its text, unless a column's declaration tells it to."""
+    assert loaded(sql(tickets, "SELECT id + 0 AS id, body AS text FROM tickets"), "8").text
+
+
 def test_ids_that_the_database_finds_equal_are_two_documents(tmp_path: Path) -> None:
     run(
         tmp_path / "t.db",
