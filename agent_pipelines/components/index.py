@@ -16,7 +16,7 @@ from agent_pipelines.components import index_checks, index_sensor
 from agent_pipelines.components.configured_index import ConfiguredIndex
 from agent_pipelines.components.index_config import IndexConfig
 from agent_pipelines.errors import UserError
-from agent_pipelines.indexing.listing import DoubtfulListingError, Listing
+from agent_pipelines.indexing.listing import Listing
 from agent_pipelines.indexing.live import CommitError, Snapshot, commit, rollback
 from agent_pipelines.indexing.partition import WHOLE
 from agent_pipelines.indexing.sources import SourceError
@@ -159,7 +159,7 @@ class IndexComponent(ConfiguredIndex, dg.Component):
                         data_version=dg.DataVersion(listing.digest()),
                         metadata={"documents": len(listing)},
                     )
-            except (SourceError, DoubtfulListingError) as error:
+            except SourceError as error:
                 raise dg.Failure(f"{self.name}: {error}", allow_retries=False) from error
 
         return documents

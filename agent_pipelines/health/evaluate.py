@@ -14,7 +14,6 @@ from sqlalchemy import Engine, select
 from agent_pipelines.health.signal import Reading, Signal, State
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.health.view import CannotTellError, View
-from agent_pipelines.indexing.listing import DoubtfulListingError
 from agent_pipelines.state.engine import write
 from agent_pipelines.state.tables import signals as table
 from agent_pipelines.state.upsert import upsert
@@ -55,8 +54,6 @@ def _read(signal: Signal, view: View) -> Reading:
             )
         return reading
     except CannotTellError as reason:
-        observed = str(reason)
-    except DoubtfulListingError as reason:
         observed = str(reason)
     except Exception as error:  # whatever it is, it must be seen, and must not hide the others
         observed = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

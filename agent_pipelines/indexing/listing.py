@@ -12,17 +12,15 @@ from datetime import datetime
 from agent_pipelines.indexing.partition import WHOLE, Partition, bucket_of
 from agent_pipelines.indexing.sources import Ref, SourceError
 
-
-class DoubtfulListingError(Exception):
-    """The listing may be wrong in a way that would delete what should stay."""
+#: Longer ids cannot be stored; longer versions are, as a digest.
+_MAX_ID, _MAX_VERSION = 1024, 255
 
 
 class Listing:
     """Everything a source lists now. Use it as a context manager: it may be a temporary file.
 
     Raises:
-        SourceError: the source could not be listed to its end.
-        DoubtfulListingError: it names a document twice.
+        SourceError: the source could not be listed to its end, or it names a document twice.
     """
 
     def __init__(self, refs: Iterable[Ref]) -> None:
@@ -41,7 +39,11 @@ class Listing:
             for ref in refs:
                 last = ref.id
                 modified_at = ref.modified_at.isoformat() if ref.modified_at else None
-                yield ref.id, ref.version, modified_at, bucket_of(ref.id)
+                if len(ref.id) > _MAX_ID:
+                    raise SourceError(
+                        f"the id {ref.id[:60]}… has {len(ref.id)} characters, more than {_MAX_ID}"
+                    )
+                yield ref.id, _short(ref.version), modified_at, bucket_of(ref.id)
 
         try:
             self.database.execute("BEGIN")
@@ -50,7 +52,7 @@ class Listing:
         except BaseException as error:
             self.database.close()
             if isinstance(error, sqlite3.IntegrityError):
-                raise DoubtfulListingError(f"the listing names a document twice: {last}") from error
+                raise SourceError(f"the listing names a document twice: {last}") from error
             if isinstance(error, UnicodeEncodeError):
                 raise SourceError(f"the id {last!r} or its version is not text") from error
             raise
@@ -78,6 +80,10 @@ class Listing:
         for ref in self.refs(partition):
             digest.update(f"{ref.id}\0{ref.version}\n".encode())
         return digest.hexdigest()
+
+
+def _short(version: str) -> str:
+    return version if len(version) <= _MAX_VERSION else hashlib.sha256(version.encode()).hexdigest()
 
 
 def refs_in(database: sqlite3.Connection, query: str, values: tuple[int, ...]) -> Iterator[Ref]:

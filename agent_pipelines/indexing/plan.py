@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import chain
 
 from agent_pipelines.indexing.ledger import DocumentRow
-from agent_pipelines.indexing.listing import DoubtfulListingError, Listing, refs_in
+from agent_pipelines.indexing.listing import Listing, refs_in
 from agent_pipelines.indexing.partition import WHOLE, Partition, bucket_of
 from agent_pipelines.indexing.sources import Ref
 
@@ -30,6 +30,10 @@ _DELETE = (
     "FROM {known} AS known LEFT JOIN listed USING (id) WHERE known.bucket % ? = ? AND "
     "listed.id IS NULL"
 )
+
+
+class DoubtfulListingError(Exception):
+    """The listing may be wrong in a way that would delete what should stay."""
 
 
 @dataclass(frozen=True)

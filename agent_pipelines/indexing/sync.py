@@ -19,10 +19,15 @@ from agent_pipelines.indexing.chunking import Chunk, Chunker
 from agent_pipelines.indexing.embedding import EmbeddingError, Vectors
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.ledger import ChunkRow, DocumentWrite, content_hash_of_document
-from agent_pipelines.indexing.listing import DoubtfulListingError, Listing
+from agent_pipelines.indexing.listing import Listing
 from agent_pipelines.indexing.overlap import ahead, mapped
 from agent_pipelines.indexing.partition import WHOLE, Partition
-from agent_pipelines.indexing.plan import Plan, make_plan, refuse_mass_deletion
+from agent_pipelines.indexing.plan import (
+    DoubtfulListingError,
+    Plan,
+    make_plan,
+    refuse_mass_deletion,
+)
 from agent_pipelines.indexing.reconcile import WRONG, Census, in_step_by_count, is_sound
 from agent_pipelines.indexing.sources import Document, DocumentError, Ref, SourceError
 from agent_pipelines.indexing.store import StoreError

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_pipelines.indexing.ledger import DocumentRow
-from agent_pipelines.indexing.listing import DoubtfulListingError, Listing
+from agent_pipelines.indexing.listing import Listing
 from agent_pipelines.indexing.partition import BUCKETS, Partition, bucket_of
 from agent_pipelines.indexing.plan import (
     MASS_DELETION_MIN,
+    DoubtfulListingError,
     Plan,
     make_plan,
     refuse_mass_deletion,
@@ -121,10 +122,20 @@ def test_a_listing_that_breaks_off_or_names_a_document_twice_is_none_at_all() ->
 
     with pytest.raises(SourceError, match="page 3 timed out"):
         Listing(breaks_off())
-    with pytest.raises(DoubtfulListingError, match="twice: a"):
+    with pytest.raises(SourceError, match="twice: a"):
         Listing([Ref("a", "1"), Ref("b", "1"), Ref("a", "2")])
     with pytest.raises(SourceError, match="is not text"):
         Listing([Ref("\udcff", "1")])
+    with pytest.raises(SourceError, match="has 1025 characters"):
+        Listing([Ref("a" * 1025, "1")])
+
+
+def test_a_version_of_any_length_is_a_version() -> None:
+    """What a server answers may be one; PostgreSQL holds 255 characters of it."""
+    (one,) = Listing([Ref("a", "v" * 256)]).refs()
+    (other,) = Listing([Ref("a", "v" * 257)]).refs()
+    assert one.version != other.version
+    assert len(one.version) <= 255
 
 
 def a_plan(*, indexed: int, deleted: int, new: int = 0) -> Plan:

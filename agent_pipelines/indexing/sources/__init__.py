@@ -87,7 +87,11 @@ class Source(Protocol):
 
 
 class SourceConfig(BaseModel, ABC):
-    """The YAML of one kind of source. A subclass has a field `kind: Literal["…"]`."""
+    """The YAML of one kind of source.
+
+    One that stands beside this file has a field `kind: Literal["…"]`; one in any other package
+    needs none, it is named by its path: `kind: my_package.my_module.MySource`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

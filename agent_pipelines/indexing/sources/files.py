@@ -4,14 +4,17 @@ Belongs here: listing and reading files. Does not belong here: decoding them (`e
 """
 
 import hashlib
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from fsspec import AbstractFileSystem, get_filesystem_class
+from fsspec.archive import AbstractArchiveFileSystem
 from fsspec.core import url_to_fs
-from fsspec.utils import glob_translate
+from fsspec.implementations.local import LocalFileSystem
 from pydantic import Field
 
 from agent_pipelines.errors import UserError
@@ -24,6 +27,10 @@ from agent_pipelines.indexing.sources import (
     SourceConfig,
     SourceError,
 )
+from agent_pipelines.indexing.sources.globs import matcher
+
+#: The user and password of a URL.
+_CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
 
 
 class Files(SourceConfig):
@@ -32,54 +39,73 @@ class Files(SourceConfig):
     kind: Literal["files"]
     url: str = Field(
         description="A folder: a path (relative to this YAML's folder) or any fsspec URL.",
-        examples=["../../docs", "s3://bucket/handbook"],
+        examples=["../../docs", "s3://bucket/handbook", "zip://docs::../../handbook.zip"],
+    )
+    options: Mapping[str, Any] = Field(
+        default={},
+        repr=False,
+        description="What fsspec is given besides the URL, such as `key`, `secret` and "
+        "`endpoint_url` for s3.",
     )
     include: tuple[str, ...] = Field(
         default=tuple(f"**/*{ending}" for ending in sorted(extraction.FORMATS)),
-        description="Globs of files to index; `**` crosses folders.",
+        description="Globs of files to index; `**` crosses folders, case does not matter.",
     )
     exclude: tuple[str, ...] = Field(default=(), description="Globs of files to leave out.")
 
     def open(self, folder: Path) -> Source:
         """The source; a relative path is below `folder`."""
-        if "://" in self.url or "::" in self.url:
-            return FilesSource(self.url, self.include, self.exclude)
-        path = (folder / Path(self.url).expanduser()).resolve()
-        return FilesSource(str(path), self.include, self.exclude)
+        archive, chain, place = self.url.rpartition("::")
+        if "://" not in place:
+            place = str((folder / Path(place).expanduser()).resolve())
+        return FilesSource(archive + chain + place, self.include, self.exclude, self.options)
 
 
 class FilesSource:
     """Files matching `include` and not `exclude` below `url`.
 
-    A document's id is its path below `url`, so that moving the folder keeps every id.
+    A document's id is its path below `url`, so that moving the folder keeps every id. Nothing is
+    opened before it is needed.
     """
 
-    def __init__(self, url: str, include: Sequence[str], exclude: Sequence[str]) -> None:
+    def __init__(
+        self,
+        url: str,
+        include: Sequence[str],
+        exclude: Sequence[str],
+        options: Mapping[str, Any],
+    ) -> None:
         self._url = url
-        try:
-            self._open()
-        except (ImportError, ValueError) as error:
-            raise UserError(
-                f"source.url {url!r} cannot be opened: {error}",
-                remedy="use a path or an fsspec URL, and install the package it names",
-            ) from error
-        self._include = _regex(include)
-        self._exclude = _regex(exclude)
+        self._shown = _public(url)
+        self._options = options
+        self._opened: tuple[AbstractFileSystem, str] | None = None
+        self._matches = matcher(include, exclude)
+        for protocol in re.findall(r"(?:^|::)([^:]*)://", url):
+            try:
+                get_filesystem_class(protocol)
+            except (ImportError, ValueError) as error:
+                raise UserError(
+                    f"source.url {self._shown!r} cannot be opened: {error}",
+                    remedy="use a path or an fsspec URL, and install the package it names",
+                ) from error
 
-    def _open(self) -> None:
-        self._fs, root = url_to_fs(self._url)
-        self._root = str(root).rstrip("/")
+    def _open(self) -> tuple[AbstractFileSystem, str]:
+        """The file system as it is now, and where in it the folder is."""
+        fs, root = url_to_fs(self._url, **self._options)
+        self._opened = fs, str(root).rstrip("/")
+        return self._opened
 
     def check(self) -> None:
         """See that the folder is there and can be listed."""
         try:
-            self._open()
-            if not self._fs.isdir(self._root):
+            fs, root = self._open()
+            if not fs.isdir(root):
                 raise NotADirectoryError("no such folder")
-            self._fs.ls(self._root, detail=False)
+            fs.ls(root, detail=False)
         except Exception as error:  # every fsspec backend raises its own kinds
             raise UserError(
-                f"source.url {self._url!r} is not a folder that can be listed: {error}",
+                f"source.url {self._shown!r} is not a folder that can be listed: "
+                f"{self._said(error)}",
                 remedy="correct `url` in defs.yaml (a relative path starts at that file's folder)",
             ) from error
 
@@ -88,29 +114,29 @@ class FilesSource:
         try:
             # What an archive held when it was opened, or a cached listing (object stores keep
             # one), would hide the very change we look for.
-            self._open()
-            self._fs.invalidate_cache()
-            if not self._fs.isdir(self._root):
-                raise SourceError(f"{self._url} does not exist or is not a folder")
-            yield from self._refs()
+            fs, root = self._open()
+            fs.invalidate_cache()
+            if not fs.isdir(root):
+                raise SourceError(f"{self._shown} does not exist or is not a folder")
+            yield from self._refs(fs, root)
         except SourceError:
             raise
         except Exception as error:  # every fsspec backend raises its own kinds
-            raise SourceError(f"{self._url} cannot be listed: {error}") from error
+            raise SourceError(f"{self._shown} cannot be listed: {self._said(error)}") from error
 
-    def _refs(self) -> Iterator[Ref]:
+    def _refs(self, fs: AbstractFileSystem, root: str) -> Iterator[Ref]:
         # fsspec's find() and walk() pass over subfolders that they may not read, whatever
         # `on_error` says: their documents would seem to be gone.
-        folders = [self._root]
+        folders = [root]
         while folders:
             folder = folders.pop()
-            for info in self._fs.ls(folder, detail=True):
+            for info in _entries(fs, folder):
                 name = str(info["name"]).rstrip("/")
                 if info["type"] == "directory":
                     folders += [name] if name != folder else []
                     continue
-                path = name.removeprefix(self._root).lstrip("/")
-                if self._include.match(path) and not self._exclude.match(path):
+                path = name.removeprefix(root).lstrip("/")
+                if self._matches(path):
                     # A name that is not UTF-8 cannot be stored as an id: it becomes one that
                     # cannot be read, a failure of this document alone.
                     id_ = path.encode("utf-8", "backslashreplace").decode()
@@ -119,24 +145,56 @@ class FilesSource:
     def load(self, ref: Ref) -> Document:
         """Read and decode one file."""
         try:
-            data: bytes = self._fs.cat_file(f"{self._root}/{ref.id}")
+            fs, root = self._opened or self._open()
+            data: bytes = fs.cat_file(f"{root}/{ref.id}")
         except Exception as error:  # every fsspec backend raises its own kinds
-            raise DocumentError(f"cannot be read: {error}") from error
+            raise DocumentError(f"cannot be read: {self._said(error)}") from error
         extracted = extraction.extract(data, name=ref.id)
         return Document(
             id=ref.id,
             version=ref.version,
             text=extracted.text,
             title=extracted.title or ref.id,
-            uri=self._fs.unstrip_protocol(f"{self._root}/{ref.id}"),
+            uri=self._uri(fs, f"{root}/{ref.id}"),
             format=extracted.format,
             metadata=extracted.metadata,
         )
 
+    def _said(self, error: BaseException) -> str:
+        said = str(error)
+        for bit in self._url.split("::"):
+            said = said.replace(bit, _public(bit))
+        return said
 
-def _regex(globs: Sequence[str]) -> re.Pattern[str]:
-    # `(?!)` matches nothing: no globs, no files.
-    return re.compile("|".join(f"(?:{glob_translate(glob)})" for glob in globs) or r"(?!)")
+    def _uri(self, fs: AbstractFileSystem, path: str) -> str:
+        uri = _CREDENTIALS.sub("", fs.unstrip_protocol(path))
+        if not isinstance(fs, AbstractArchiveFileSystem):
+            return uri
+        # The file system does not say in which archive it is.
+        place = self._shown.partition("::")[2]
+        return f"{uri}::{place if '://' in place else f'file://{place}'}"
+
+
+def _entries(fs: AbstractFileSystem, folder: str) -> Iterator[dict[str, Any]]:
+    if not isinstance(fs, LocalFileSystem):
+        yield from fs.ls(folder, detail=True)
+        return
+    # As its ls() does it, without holding a folder of a million files in memory.
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                info: dict[str, Any] = fs.info(entry)
+            except FileNotFoundError:  # deleted since
+                continue
+            yield info
+
+
+def _public(url: str) -> str:
+    """The URL without what nobody else is to see: a password, or a signature in its query."""
+    bits = url.split("::")
+    return "::".join(
+        _CREDENTIALS.sub("", bit).partition("?")[0] if "://" in bit else bit for bit in bits
+    )
 
 
 def _version(info: dict[str, Any]) -> str:

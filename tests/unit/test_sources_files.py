@@ -1,22 +1,19 @@
-"""Sources list everything or say that they could not, and every change changes a version."""
+"""Files: everything is listed or it is said why not, and every change changes a version."""
 
 import io
 import os
+import tracemalloc
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from pydantic import TypeAdapter, ValidationError
 
 from agent_pipelines.errors import UserError
-from agent_pipelines.indexing.listing import Listing
 from agent_pipelines.indexing.sources import DocumentError, Source, SourceError
-from agent_pipelines.indexing.sources.catalogue import AnySource
-from agent_pipelines.indexing.sources.distributions import DistributionsSource
 from agent_pipelines.indexing.sources.files import Files
 
 
@@ -72,8 +69,33 @@ def test_globs(
     assert ids(files(str(docs), include=include, exclude=exclude)) == expected
 
 
+@pytest.mark.parametrize("glob", ["**.md", "docs/**md"])
+def test_a_glob_that_means_nothing_is_the_users_to_mend(docs: Path, glob: str) -> None:
+    with pytest.raises(UserError, match=r"source\.exclude .* is no glob"):
+        files(str(docs), exclude=(glob,))
+
+
+def test_the_case_of_a_name_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "README.MD").write_text("# Read me")
+    source = files(str(tmp_path))
+    (ref,) = source.list()
+    assert source.load(ref).format == "markdown"
+    assert ids(files(str(tmp_path), exclude=("readme.*",))) == []
+
+
 def test_a_relative_url_starts_at_the_folder_of_the_yaml(docs: Path) -> None:
     assert ids(files("../docs", docs.parent / "assets", include=("*.md",))) == ["top.md"]
+
+
+def test_a_folder_of_many_files_is_never_held_in_memory(tmp_path: Path) -> None:
+    for n in range(5_000):
+        (tmp_path / f"{n}.md").touch()
+    tracemalloc.start()
+    count = sum(1 for _ in files(str(tmp_path)).list())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 5_000
+    assert peak < 500_000  # what is known of them all takes fifteen times that
 
 
 def test_ids_survive_moving_the_folder(docs: Path) -> None:
@@ -121,7 +143,7 @@ def test_a_subfolder_that_cannot_be_listed_fails_the_listing(
 
 
 def test_a_url_that_fsspec_cannot_open_is_the_users_to_mend() -> None:
-    for url in ("nonsense://x", "s3a+b://x"):
+    for url in ("nonsense://x", "s3a+b://x", "zip://x::nonsense://y"):
         with pytest.raises(UserError, match=r"source\.url"):
             files(url)
 
@@ -148,6 +170,13 @@ def test_an_edit_that_keeps_the_size_is_seen_where_there_is_no_mtime(
     memory.rm("/docs/a.md")
     memory.pipe("/docs/a.md", b"two")
     assert versions(files("memory://docs")) != before
+
+
+def test_options_reach_the_file_system(docs: Path) -> None:
+    """`dir` wraps another file system, and cannot be opened without being told which."""
+    assert "top.md" in ids(files("dir://", options={"path": str(docs), "target_protocol": "file"}))
+    with pytest.raises(UserError, match=r"source\.url 'dir://'"):
+        files("dir://").check()
 
 
 def zipped(path: Path, **texts: str) -> None:
@@ -178,6 +207,37 @@ def test_a_zip_is_a_folder_and_a_new_zip_in_its_place_is_seen(tmp_path: Path) ->
     assert source.load(by_id["a.md"]).text == "# A\n\ntwo"
 
 
+def test_a_file_in_a_zip_is_placed_in_its_archive(tmp_path: Path) -> None:
+    zipped(tmp_path / "n.zip", a="# A")
+    source = files("zip://docs::../n.zip", tmp_path / "assets")
+    (ref,) = source.list()
+    uri = source.load(ref).uri
+    assert uri == f"zip://docs/a.md::file://{tmp_path}/n.zip"
+    with fsspec.open(uri) as file:
+        assert file.read() == b"# A"
+
+
+def test_an_archive_is_not_opened_before_it_is_needed(tmp_path: Path) -> None:
+    source = files(f"zip://docs::{tmp_path / 'late.zip'}")
+    with pytest.raises(UserError, match=r"late\.zip"):
+        source.check()
+    with pytest.raises(SourceError, match=r"late\.zip"):
+        list(source.list())
+    zipped(tmp_path / "late.zip", a="# A")
+    (ref,) = files(f"zip://docs::{tmp_path / 'late.zip'}").list()
+    assert source.load(ref).text == "# A"
+
+
+def test_what_a_url_keeps_secret_is_never_shown() -> None:
+    source = files("zip://docs::http://me:hush@127.0.0.1:9/n.zip?signature=hush")
+    with pytest.raises(SourceError, match=r"zip://docs::http://127\.0\.0\.1:9/n\.zip") as failure:
+        list(source.list())
+    assert "hush" not in str(failure.value)
+    with pytest.raises(UserError) as error:
+        source.check()
+    assert "hush" not in str(error.value)
+
+
 def test_a_loaded_file_has_its_title_format_and_place(docs: Path) -> None:
     source = files(str(docs))
     loaded = {ref.id: source.load(ref) for ref in source.list()}
@@ -206,102 +266,8 @@ def test_a_name_that_is_not_utf8_is_that_documents_failure_alone(docs: Path) -> 
     with open(name, "wb") as file:
         file.write(b"# Caf\n\ntext")
     source = files(str(docs), include=("*.md",))
-    assert len(Listing(source.list()).digest()) == 64
     refs = {ref.id: ref for ref in source.list()}
+    assert all(id_.encode() for id_ in refs)
     assert set(refs) == {"top.md", "caf\\udce9.md"}
     with pytest.raises(DocumentError, match="cannot be read"):
         source.load(refs["caf\\udce9.md"])
-
-
-def distribution(
-    folder: Path, name: str, body: str | bytes = "# Readme\n\ntext", headers: str = ""
-) -> Path:
-    metadata = folder / f"{name}-1.0.dist-info" / "METADATA"
-    metadata.parent.mkdir(parents=True, exist_ok=True)
-    head = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{headers}\n"
-    data = body if isinstance(body, bytes) else body.encode()
-    metadata.write_bytes(head.encode() + data)
-    return metadata
-
-
-MARKDOWN = "Description-Content-Type: text/markdown\n"
-
-
-def test_distributions_with_a_description_are_documents(tmp_path: Path) -> None:
-    distribution(tmp_path, "Some_Pkg", headers=MARKDOWN)
-    distribution(tmp_path, "silent", body="")
-    distribution(tmp_path, "old", body="", headers="Description: in a header\n")
-    source = DistributionsSource([tmp_path, tmp_path / "missing"])
-    refs = {ref.id: ref for ref in source.list()}
-    assert set(refs) == {"some-pkg", "old"}
-    loaded = source.load(refs["some-pkg"])
-    assert (loaded.title, loaded.format, loaded.text) == (
-        "Some_Pkg",
-        "markdown",
-        "# Readme\n\ntext",
-    )
-    assert source.load(refs["old"]).text == "in a header"
-    assert all(ref.modified_at and ref.modified_at.tzinfo for ref in refs.values())
-
-
-def test_an_upgraded_distribution_is_a_change_that_keeps_its_id(tmp_path: Path) -> None:
-    distribution(tmp_path, "pkg", body="one")
-    source = DistributionsSource([tmp_path])
-    before = versions(source)
-    distribution(tmp_path, "pkg", body="two")
-    after = versions(source)
-    assert before.keys() == after.keys() == {"pkg"}
-    assert before != after
-
-
-def test_the_first_of_two_on_the_path_wins_in_the_listing_and_in_the_loading(
-    tmp_path: Path,
-) -> None:
-    """Even where only the second has a description: it is not the one that is imported."""
-    distribution(tmp_path / "1", "pkg", body="")
-    distribution(tmp_path / "2", "pkg", body="shadowed")
-    distribution(tmp_path / "1", "both", body="first")
-    distribution(tmp_path / "2", "both", body="second")
-    source = DistributionsSource([tmp_path / "1", tmp_path / "2"])
-    (ref,) = source.list()
-    assert source.load(ref).text == "first"
-
-
-def test_odd_metadata_is_read_or_fails_as_that_document_alone(tmp_path: Path) -> None:
-    crlf = distribution(tmp_path, "crlf")
-    crlf.write_bytes(crlf.read_bytes().replace(b"\n", b"\r\n"))
-    distribution(tmp_path, "latin", body="Größe und Straße, überall Änderungen".encode("latin-1"))
-    nameless = distribution(tmp_path, "nameless")
-    nameless.write_bytes(b"Metadata-Version: 2.1\n\ntext")
-    gone = distribution(tmp_path, "gone")
-    source = DistributionsSource([tmp_path])
-    refs = {ref.id: ref for ref in source.list()}
-    assert set(refs) == {"crlf", "latin", "nameless", "gone"}
-    assert source.load(refs["crlf"]).text == "# Readme\n\ntext"
-    assert "Straße" in source.load(refs["latin"]).text
-    assert source.load(refs["nameless"]).title == "nameless"
-    gone.unlink()
-    with pytest.raises(DocumentError, match="uninstalled"):
-        source.load(refs["gone"])
-
-
-@pytest.mark.parametrize(
-    ("said", "named"),
-    [
-        ({"kind": "nonsense"}, "nonsense"),
-        ({"kind": "files"}, "url"),
-        ({"kind": "files", "url": "x", "globs": []}, "globs"),
-        ({}, "kind"),
-    ],
-)
-def test_a_source_that_is_written_wrongly_is_refused_by_its_field(
-    said: dict[str, Any], named: str
-) -> None:
-    adapter: TypeAdapter[Any] = TypeAdapter(AnySource)
-    with pytest.raises(ValidationError, match=named):
-        adapter.validate_python(said)
-
-
-def test_a_source_kind_is_found_by_looking() -> None:
-    adapter: TypeAdapter[Callable[..., Any]] = TypeAdapter(AnySource)
-    assert type(adapter.validate_python({"kind": "files", "url": "x"})) is Files
