@@ -4,14 +4,18 @@ Belongs here: fields, defaults and their explanations, as shown by `dg docs` and
 not belong here: what is made of them (`index.py`).
 """
 
+import os
+import re
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent_pipelines.indexing.partition import BUCKETS
 from agent_pipelines.indexing.sources.catalogue import AnySource
 from agent_pipelines.indexing.store import CollectionSettings
+
+_VARIABLE = re.compile(r"\{\{\s*env\.(\w+)\s*\}\}")
 
 
 class Chunking(BaseModel):
@@ -28,10 +32,12 @@ class Chunking(BaseModel):
 class IndexConfig(BaseModel):
     """An index: a source, kept in step as vectors in Weaviate, for agents to search.
 
-    The folder that the defs.yaml stands in gives the index its name.
+    The folder that the defs.yaml stands in gives the index its name. `{{ env.NAME }}` stands for an
+    environment variable, in any text: what is secret has no place in a file.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # What is wrong is named, and not shown: it may be a password.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     description: str = Field(default="", description="What the index holds, for people.")
     source: AnySource = Field(description="Where documents come from.")
@@ -70,3 +76,23 @@ class IndexConfig(BaseModel):
         default="running",
         description="Whether the sensor that syncs a stale index starts switched on.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_variables(cls, attributes: Any) -> Any:
+        return _filled(attributes)
+
+
+def _filled(value: Any) -> Any:
+    """The value with every `{{ env.NAME }}` in it replaced."""
+    if isinstance(value, dict):
+        return {key: _filled(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_filled(each) for each in value]
+    return _VARIABLE.sub(_variable, value) if isinstance(value, str) else value
+
+
+def _variable(found: re.Match[str]) -> str:
+    if (name := found[1]) not in os.environ:
+        raise ValueError(f"the environment variable {name} is not set")
+    return os.environ[name]

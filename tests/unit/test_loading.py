@@ -180,3 +180,28 @@ def test_loading_imports_nothing_heavy(assets: Path) -> None:
     )
     heavy = {"torch", "transformers", "sentence_transformers", "vllm", "weaviate", "openai", "mcp"}
     assert heavy & set(json.loads(done.stdout.splitlines()[-1])) == set()
+
+
+def test_a_secret_comes_from_the_environment_and_stays_out_of_messages(
+    assets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """
+        type: agent_pipelines.components.IndexComponent
+        attributes:
+          source:
+            kind: sql
+            url: "postgresql://reader:{{ env.TICKETS_PASSWORD }}@db/tickets"
+            query: SELECT id, body AS text FROM tickets
+        """
+    add(assets, "tickets", text)
+    assert "TICKETS_PASSWORD is not set" in load_assets(assets).broken["tickets"]
+
+    monkeypatch.setenv("TICKETS_PASSWORD", "s3cret")
+    config = load_assets(assets).indexes["tickets"].config
+    assert config.source.url == "postgresql://reader:s3cret@db/tickets"
+    assert "s3cret" not in repr(config)
+
+    add(assets, "tickets", text.replace("SELECT id", "DELETE id"))
+    reason = load_assets(assets).broken["tickets"]
+    assert "DELETE" in reason
+    assert "s3cret" not in reason
