@@ -1,0 +1,31 @@
+"""The model behind the name: the golden text embedded again, against what the generation has."""
+
+import numpy as np
+
+from agent_pipelines.health.signal import Reading, Signal, State, holds
+from agent_pipelines.health.view import CannotTellError, View
+from agent_pipelines.indexing.golden import MIN_COSINE, cosine, golden_vector
+
+
+def _evaluate(view: View) -> Reading:
+    if view.generation.fingerprint != view.index.spec.fingerprint:
+        raise CannotTellError("the generation was built under another spec, by another embedder")
+    if view.generation.golden_vector is None:
+        return Reading(State.TRUE, "nothing was embedded yet", "nothing to compare")
+    before = np.asarray(view.generation.golden_vector, np.float32)
+    likeness = cosine(before, golden_vector(view.index.embedder))
+    return holds(likeness >= MIN_COSINE, f"cosine {likeness:.5f}", f"at least {MIN_COSINE}")
+
+
+SIGNAL = Signal(
+    name="golden_vector_matches",
+    statement="the embedder gives the golden text the vector that the generation was built with",
+    severity="page",
+    depth="audit",
+    guards="index",
+    runbook="The weights behind the embedder's name, its backend or its settings changed: queries "
+    "are encoded otherwise than what they search, and syncs refuse to add to the index. Bring back "
+    "the model that built it, or name the new one in the index's `embedder`, which builds a new "
+    "generation.",
+    evaluate=_evaluate,
+)
