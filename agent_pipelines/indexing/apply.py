@@ -1,7 +1,8 @@
 """Carrying out document writes, in an order that no crash can turn into a gap or a lie.
 
-Belongs here: ledger says what is coming → new chunks written and confirmed → old ones deleted and
-confirmed → ledger says it is done. Does not belong here: what to write (`sync.py`).
+Belongs here: ledger says what is coming → new chunks written and confirmed → ledger says so → old
+ones deleted and confirmed → ledger says it is done. Does not belong here: what to write
+(`sync.py`).
 """
 
 from collections.abc import Sequence
@@ -46,12 +47,19 @@ class Applier:
         add = [chunk for w in writes for chunk in w.add]
         move = {id_: position for w in writes for id_, position in w.move.items()}
         retire = [id_ for w in writes for id_ in w.retire]
+        half_written = [id_ for w in writes for id_ in w.half_written]
         self._ledger.begin(writes)
+        if half_written:
+            # The store may have the object and not have it in its vector index; writing the same
+            # again would change nothing. Nobody needs them yet: what they replace is still there.
+            store.delete(self._collection, half_written)
         if add:
             store.write(self._collection, add, vectors, self._index.spec.fingerprint)
         if move:
             store.move(self._collection, move)
         if retire:
+            # Known to be there before the old ones go: a crash after that must not doubt them.
+            self._ledger.written(writes)
             store.delete(self._collection, retire)
         self._ledger.confirm(writes)
         self.applied.written += len(add)

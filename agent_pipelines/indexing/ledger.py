@@ -24,6 +24,7 @@ from agent_pipelines.state.tables import chunks, documents, tombstones
 from agent_pipelines.state.upsert import upsert
 
 DocumentState = Literal["pending", "indexed", "failed"]
+ChunkState = Literal["writing", "present", "moving", "doubted", "retiring"]
 
 #: Bound variables per statement: below SQLite's limit whatever the columns.
 _SLICE = 500
@@ -43,12 +44,12 @@ class DocumentRow:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRow:
-    """A chunk as the ledger has it. Only `present` ones are known to be in the store."""
+    """A chunk as the ledger has it. Only `present` ones are known to be right in the store."""
 
     id: str
     position: int
     content_hash: str
-    state: Literal["writing", "present", "retiring"]
+    state: ChunkState
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class DocumentWrite:
     """Position of chunks that stay but stand elsewhere in the document now."""
     retire: Sequence[str]
     """Ids to delete once everything in `add` is confirmed."""
+    half_written: Sequence[str] = ()
+    """Ids in `add` that a crash may have left half in the store."""
     gone: bool = False
     """The document itself is no longer in the source."""
 
@@ -213,7 +216,7 @@ class Ledger:
             pending=by_document["pending"],
             failed=by_document["failed"],
             chunks=by_chunk["present"],
-            in_flight=by_chunk["writing"] + by_chunk["retiring"],
+            in_flight=sum(by_chunk.values()) - by_chunk["present"],
         )
 
     def _count(self, connection: Connection, table: Table) -> dict[str, int]:
@@ -251,7 +254,7 @@ class Ledger:
                     )
                     .values(state="pending")
                 )
-                self._set_state(connection, ids, "writing")
+                self._set_state(connection, ids, "doubted")
 
     def begin(self, writes: Sequence[DocumentWrite]) -> None:
         """First phase: say what is about to change, before the store is touched."""
@@ -264,16 +267,20 @@ class Ledger:
                     connection.execute(
                         update(chunks)
                         .where(*self._these([chunk_id]))
-                        .values(position=position, state="writing")
+                        .values(position=position, state="moving")
                     )
             retired = [id_ for w in writes for id_ in w.retire]
             self._set_state(connection, retired, "retiring")
 
+    def written(self, writes: Sequence[DocumentWrite]) -> None:
+        """Between the phases: what is new is confirmed, and nothing old has gone yet."""
+        with self._write() as connection:
+            self._set_present(connection, writes)
+
     def confirm(self, writes: Sequence[DocumentWrite]) -> None:
         """Second phase: the store has confirmed; make it so."""
         with self._write() as connection:
-            there = [c.id for w in writes for c in w.add] + [id_ for w in writes for id_ in w.move]
-            self._set_state(connection, there, "present")
+            self._set_present(connection, writes)
             for ids in _slices([id_ for w in writes for id_ in w.retire]):
                 self._bury(connection, ids)
             for gone, change in (
@@ -345,7 +352,13 @@ class Ledger:
     def _these(self, chunk_ids: Sequence[str]) -> list[ColumnElement[bool]]:
         return [chunks.c.collection == self._collection, chunks.c.chunk_id.in_(chunk_ids)]
 
-    def _set_state(self, connection: Connection, chunk_ids: Sequence[str], state: str) -> None:
+    def _set_present(self, connection: Connection, writes: Sequence[DocumentWrite]) -> None:
+        there = [c.id for w in writes for c in w.add] + [id_ for w in writes for id_ in w.move]
+        self._set_state(connection, there, "present")
+
+    def _set_state(
+        self, connection: Connection, chunk_ids: Sequence[str], state: ChunkState
+    ) -> None:
         for ids in _slices(chunk_ids):
             connection.execute(update(chunks).where(*self._these(ids)).values(state=state))
 

@@ -355,19 +355,21 @@ class _Sync:
     def _settle(self, failure: _Failure) -> None:
         """End what a crash left in flight of a document that cannot be read now.
 
-        What the store holds of it stays served, be it from before the crash, from after, or both;
-        left in flight it would keep every later sync from becoming live.
+        What was confirmed of it and is still in the store stays served; left in flight it would
+        keep every later sync from becoming live.
         """
-        hashes = {row.id: row.content_hash for row in failure.rows if row.state != "present"}
-        if not hashes:
+        in_flight = {row.id: row for row in failure.rows if row.state != "present"}
+        if not in_flight:
             return
-        stored = self._index.store.get(self._collection, list(hashes))
+        stored = self._index.store.get(self._collection, list(in_flight))
         held = {
             id_: found.chunk.position
             for id_, found in stored.items()
-            if is_sound(found, self._generation) and hashes[id_] == found.chunk.content_hash
+            if is_sound(found, self._generation)
+            and in_flight[id_].content_hash == found.chunk.content_hash
+            and in_flight[id_].state != "writing"
         }
-        gone = [id_ for id_ in hashes if id_ not in held]
+        gone = [id_ for id_ in in_flight if id_ not in held]
         if gone:
             self._index.store.delete(self._collection, gone)
         self._ledger.settle(failure.ref.id, held=held, gone=gone)
@@ -401,16 +403,19 @@ def document_write(ref: Ref, target: Sequence[Chunk], rows: Sequence[ChunkRow]) 
 
     Rows in flight are what a crash left: they are written again if wanted, deleted if not.
     """
-    present = {row.id: row for row in rows if row.state == "present"}
+    there = {row.id: row for row in rows if row.state in ("present", "moving")}
+    half_written = {row.id for row in rows if row.state == "writing"}
     wanted = {chunk.id for chunk in target}
     return DocumentWrite(
         ref=ref,
         content_hash=content_hash_of_document([chunk.content_hash for chunk in target]),
-        add=[chunk for chunk in target if chunk.id not in present],
+        add=[chunk for chunk in target if chunk.id not in there],
         move={
             chunk.id: chunk.position
             for chunk in target
-            if chunk.id in present and present[chunk.id].position != chunk.position
+            if (row := there.get(chunk.id))
+            and (row.state == "moving" or row.position != chunk.position)
         },
         retire=[row.id for row in rows if row.id not in wanted],
+        half_written=[chunk.id for chunk in target if chunk.id in half_written],
     )

@@ -105,7 +105,9 @@ chunks = Table(
     Column("content_hash", String(64), nullable=False),
     # of the text alone, which is all that its vector depends on
     Column("text_hash", String(32), nullable=False),
-    # writing: may be in the store; present: confirmed there; retiring: may still be there
+    # writing: may be in the store, or half in it; present: confirmed there; moving: confirmed, its
+    # position may be the old or the new; doubted: was confirmed, and is missing or wrong now;
+    # retiring: may still be there
     Column("state", String(16), nullable=False),
     # of the document's id
     Column("bucket", Integer, nullable=False),

@@ -1,33 +1,21 @@
-"""kill -9 of a real syncing process, at every boundary between ledger and store.
+"""kill -9 at every boundary between two phases of a sync, in a real process, on a real Weaviate."""
 
-Run as a program it is that process: it changes nothing but the moment of its death.
-"""
-
-import json
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from agent_pipelines.indexing import sync as sync_module
 from agent_pipelines.indexing.index import Index
-from agent_pipelines.indexing.ledger import Ledger
 from agent_pipelines.indexing.live import commit
 from agent_pipelines.state.engine import open_engine
 from resources.weaviate import WeaviateStore
+from tests.dying import BOUNDARIES, Boundary, Death, Syncs, syncs
 from tests.engine import (
     MemorySource,
-    TrippingStore,
     assert_exact,
     assert_healthy,
     document,
-    make_index,
     named_index,
     run_sync,
     section,
@@ -48,44 +36,6 @@ AFTER: dict[str, str | None] = {
     "new.md": document("New", "one", "two"),
 }
 
-#: (object, method, which call, after it): where the process dies.
-BOUNDARIES = [
-    ("store", "write", 1, False),
-    ("store", "write", 1, True),
-    ("store", "write", 2, True),
-    ("store", "move", 1, True),
-    ("store", "delete", 1, False),
-    ("store", "delete", 1, True),
-    ("store", "delete", 2, True),
-    ("ledger", "begin", 1, True),
-    ("ledger", "confirm", 1, True),
-    ("ledger", "confirm", 2, True),
-]
-
-
-def run_and_die(arguments: dict[str, Any]) -> None:
-    """The process: sync the documents as they are now, in small batches, and die on the way."""
-
-    def die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    sync_module.BATCH_CHUNKS = 2
-    where, method, call, after = arguments["boundary"]
-    store: Any = WeaviateStore(**arguments["weaviate"])
-    if where == "store":
-        store = TrippingStore(store, die, method, call, after)
-    else:
-        real, calls = getattr(Ledger, method), iter(range(1, 1000))
-
-        def dying(self: Ledger, *args: Any) -> None:
-            real(self, *args)
-            if next(calls) == call:
-                die()
-
-        setattr(Ledger, method, dying)
-    engine = open_engine(arguments["state"])
-    run_sync(make_index(arguments["name"], MemorySource(arguments["texts"]), store, engine))
-
 
 @pytest.fixture
 def index(store: WeaviateStore, state_url: str) -> Iterator[Index]:
@@ -94,49 +44,14 @@ def index(store: WeaviateStore, state_url: str) -> Iterator[Index]:
 
 
 @pytest.fixture(scope="module")
-def parent() -> Iterator[subprocess.Popen[str]]:
-    """A process that has imported everything, and forks the ones that die."""
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(
-        [sys.executable, __file__],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield process
-        assert process.stdin is not None
-        process.stdin.close()
+def dying(weaviate_url: Mapping[str, str]) -> Iterator[Syncs]:
+    with syncs(weaviate_url) as made:
+        yield made
 
 
-Kill = Callable[[Index, Any], int]
-
-
-@pytest.fixture
-def kill(parent: subprocess.Popen[str], weaviate_url: dict[str, str], state_url: str) -> Kill:
-    """Sync an index in a process that dies at a boundary; returns the signal it died of."""
-
-    def run(index: Index, boundary: Any) -> int:
-        assert isinstance(index.source, MemorySource)
-        assert parent.stdin is not None
-        assert parent.stdout is not None
-        arguments = {
-            "boundary": boundary,
-            "weaviate": weaviate_url,
-            "state": state_url,
-            "name": index.name,
-            "texts": index.source.texts,
-        }
-        print(json.dumps(arguments), file=parent.stdin, flush=True)
-        return int(parent.stdout.readline())
-
-    return run
-
-
-@pytest.mark.parametrize("boundary", BOUNDARIES, ids=lambda b: "-".join(map(str, b)))
+@pytest.mark.parametrize("boundary", BOUNDARIES, ids=str)
 def test_the_sync_after_a_kill_is_exact_and_readers_never_see_a_gap(
-    index: Index, kill: Kill, boundary: Any
+    index: Index, dying: Syncs, boundary: Boundary
 ) -> None:
     """Nothing lost, nothing twice, and no document without any chunk in between."""
     source = MemorySource(BEFORE)
@@ -145,7 +60,7 @@ def test_the_sync_after_a_kill_is_exact_and_readers_never_see_a_gap(
     commit(index)
     source.texts = dict(AFTER)
 
-    died_of = kill(index, boundary)
+    died_of = dying.run(index, Death(boundary))
 
     assert died_of == signal.SIGKILL, "the process ended before it reached the boundary"
     served = {stored.chunk.document_id for stored in stored_in(index).values()}
@@ -157,24 +72,14 @@ def test_the_sync_after_a_kill_is_exact_and_readers_never_see_a_gap(
 
 
 def test_a_first_sync_killed_before_the_ledger_knows_its_collection(
-    index: Index, kill: Kill
+    index: Index, dying: Syncs
 ) -> None:
     """The half-born collection is nobody's; the next sync builds another and is exact."""
     source = MemorySource(BEFORE)
     index = replace(index, source=source)
-    assert kill(index, ("store", "create_collection", 1, True)) == signal.SIGKILL
+    boundary = Boundary("store", "create_collection", 1, True)
+    assert dying.run(index, Death(boundary)) == signal.SIGKILL
     run_sync(index)
     commit(index)
     assert_exact(index, source)
     assert_healthy(index)
-
-
-if __name__ == "__main__":
-    import weaviate  # noqa: F401  # once, for all that are forked
-
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            run_and_die(json.loads(line))
-            os._exit(0)
-        print(-os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
