@@ -123,7 +123,9 @@ def sync(
     ] = False,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Compare every object in the store, and repair it."),
+        typer.Option(
+            "--verify", help="Compare and search for every object in the store, and repair it."
+        ),
     ] = False,
     assets: Assets = None,
     as_json: Json = False,

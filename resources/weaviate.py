@@ -4,8 +4,10 @@ Belongs here: every call to Weaviate, with its traps. Does not belong here: what
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from time import sleep
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,11 +33,20 @@ from agent_pipelines.settings import Settings
 #: Seconds to wait for one answer; a write of 256 chunks takes tenths of a second.
 _TIMEOUT_CONNECT, _TIMEOUT_QUERY, _TIMEOUT_INSERT = 5, 30, 90
 
+#: Seconds before the one retry.
+_BEFORE_AGAIN = 0.2
+
 #: Objects per page of the cursor.
 _PAGE = 1_000
 
 #: Objects per request: a few MB, well below gRPC's limit on a message.
 _INSERT_AT_MOST = 500
+
+#: Hits among which an object must be found by its own vector, and searches at once.
+_NEAREST, _AT_ONCE = 20, 8
+
+#: Cosine distance of vectors that are the same but for rounding.
+_SAME = 1e-5
 
 #: Objects that are written twice, for their flush: with three shards, one in a million is left out.
 _FLUSHED_WITH = 32
@@ -279,6 +290,32 @@ class WeaviateStore:
             found.update((stored.chunk.id, stored) for stored in map(_stored, answer.objects))
         return found
 
+    def unfindable(self, collection: str, stored: Sequence[Stored]) -> Sequence[str]:
+        """Ids of those that a search for their own vector does not find."""
+        from weaviate.classes.query import MetadataQuery
+
+        query = self._use(collection).query
+
+        def lost(one: Stored) -> bool:
+            if one.vector is None:
+                return True
+            with self._answering():
+                answer = query.near_vector(
+                    one.vector.tolist(),
+                    limit=_NEAREST,
+                    return_metadata=MetadataQuery(distance=True),
+                )
+            ids = {str(found.uuid) for found in answer.objects}
+            distances = [found.metadata.distance or 0 for found in answer.objects]
+            # Among that many of the same text it need not be one of the first.
+            crowded = len(distances) == _NEAREST and max(distances) < _SAME
+            return one.chunk.id not in ids and not crowded
+
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="find") as pool:
+            return [
+                s.chunk.id for s, gone in zip(stored, pool.map(lost, stored), strict=True) if gone
+            ]
+
     def search(
         self,
         alias: str,
@@ -335,28 +372,40 @@ class WeaviateStore:
                 remedy="check that it runs; `agent-pipelines dev` restarts an embedded one",
             ) from error
         except e.WeaviateBaseError as error:
-            if "UNAVAILABLE" in str(error) or "DEADLINE_EXCEEDED" in str(error):
-                raise UnavailableError(
-                    f"Weaviate at {self._url} does not answer: {_first_line(error)}",
-                    remedy="check that it runs; `agent-pipelines dev` restarts an embedded one",
-                ) from error
             raise StoreError(f"Weaviate refused: {_first_line(error)}") from error
 
 
 def _wait_no_longer_than_we_do() -> None:
-    """Take the client's own retries away: a minute of sleeps that nothing can interrupt.
+    """Put one quick retry in the place of the client's own: a minute of uninterruptible sleeps.
 
     Whoever calls has a deadline of its own: an agent is told of the outage, a sync runs again.
     """
     from weaviate.retry import _Retry
 
-    def once(
-        self: Any, count: int, error: str, f: Callable[..., Any], *args: Any, **more: Any
-    ) -> Any:
-        del self, count, error
-        return f(*args, **more)
+    _Retry.with_exponential_backoff = _again_once  # type: ignore[method-assign,assignment]
 
-    _Retry.with_exponential_backoff = once  # type: ignore[method-assign]
+
+def _again_once(
+    _self: object, count: int, error: str, f: Callable[..., Any], *args: Any, **more: Any
+) -> Any:
+    """Call `f`, and once more on a connection that the server's restart has cut.
+
+    Raises:
+        ConnectionError: nobody answers; with a code, which the client would leave out.
+    """
+    from grpc import RpcError, StatusCode
+
+    try:
+        return f(*args, **more)
+    except RpcError as failed:
+        if failed.code() is StatusCode.DEADLINE_EXCEEDED:
+            raise TimeoutError(failed.details()) from failed
+        if failed.code() is not StatusCode.UNAVAILABLE:
+            raise
+        if count:
+            raise ConnectionError(failed.details()) from failed
+    sleep(_BEFORE_AGAIN)
+    return _again_once(_self, count + 1, error, f, *args, **more)
 
 
 def _is_url(url: str) -> bool:

@@ -36,7 +36,8 @@ class SyncConfig(dg.Config):
     )
     verify: bool = Field(
         default=False,
-        description="Compare every object in the store with the ledger, and repair differences.",
+        description="Compare every object in the store with the ledger, search for each by its "
+        "vector, and repair what is wrong.",
     )
 
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, select, update
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.indexing.embedding import EmbedderIdentity
 from agent_pipelines.indexing.partition import Partition
 from agent_pipelines.indexing.spec import Spec
-from agent_pipelines.indexing.store import CollectionSettings, VectorStore
+from agent_pipelines.indexing.store import CollectionSettings, StoreError, VectorStore
 from agent_pipelines.state.engine import read, write
 from agent_pipelines.state.leases import Lease
 from agent_pipelines.state.tables import chunks, documents, generations, partitions
@@ -25,7 +25,7 @@ from agent_pipelines.state.upsert import upsert
 
 _INDEX_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
-State = Literal["building", "live", "previous", "rejected", "retired"]
+State = Literal["creating", "building", "live", "previous", "rejected", "retired"]
 
 
 @dataclass(frozen=True)
@@ -107,23 +107,42 @@ def open_for(
             remedy="set defs.yaml back to what it was before, or change it; `agent-pipelines "
             f"rollback {index}` once more returns to this spec",
         )
-    if generation and generation.collection in present:
+    if generation and generation.state != "creating" and generation.collection in present:
         return generation
-    taken = present | {g.collection for g in known(engine, index)}
-    name = _free_name(f"{alias_of(index)}__{spec.fingerprint[:10]}", taken=taken)
-    store.create_collection(name, f"index {index}, spec {spec.fingerprint}", settings)
+    if generation and generation.state == "creating":
+        name = generation.collection
+    else:
+        taken = present | {g.collection for g in known(engine, index)}
+        name = _free_name(f"{alias_of(index)}__{spec.fingerprint[:10]}", taken=taken)
+        _announce(engine, index, name, spec)
+    if name not in present:
+        try:
+            store.create_collection(name, f"index {index}, spec {spec.fingerprint}", settings)
+        except StoreError:
+            # Another partition's sync, which began at the same moment, may have been quicker.
+            if name not in store.collections():
+                raise
     with write(engine) as connection:
         connection.execute(
-            insert(generations).values(
-                collection=name,
-                index_name=index,
-                fingerprint=spec.fingerprint,
-                spec=spec.as_dict(),
-                state="building",
-                created_at=datetime.now(UTC),
-            )
+            update(generations)
+            .where(generations.c.collection == name, generations.c.state == "creating")
+            .values(state="building")
         )
     return Generation(name, spec.fingerprint, spec.embedder, "building", None, None, None)
+
+
+def _announce(engine: Engine, index: str, collection: str, spec: Spec) -> None:
+    """Say that a collection will be created, so that one left by a crash is somebody's."""
+    row = {
+        "collection": collection,
+        "index_name": index,
+        "fingerprint": spec.fingerprint,
+        "spec": spec.as_dict(),
+        "state": "creating",
+        "created_at": datetime.now(UTC),
+    }
+    with write(engine) as connection:
+        upsert(connection, generations, [row], overwrite=("index_name",))
 
 
 def remember_golden(engine: Engine, collection: str, vector: Sequence[float]) -> None:
@@ -193,7 +212,7 @@ def make_live(engine: Engine, store: VectorStore, index: str, collection: str) -
     left = [g.collection for g in known(engine, index) if g.state in ("previous", "rejected")]
     just_left = [before.collection] if before and before.collection in left else left[:1]
     for generation in known(engine, index):
-        unused = generation.state in ("previous", "rejected", "building")
+        unused = generation.state in ("previous", "rejected", "building", "creating")
         if unused and generation.collection not in just_left:
             store.drop_collection(generation.collection)
             with write(engine) as connection:

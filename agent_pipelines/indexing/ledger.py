@@ -241,8 +241,11 @@ class Ledger:
             digest.update(f"{id_}\0{content_hash}\n".encode())
         return digest.hexdigest()
 
-    def doubt(self, chunk_ids: Sequence[str]) -> None:
-        """Take back that these chunks are in the store; their documents are written again."""
+    def doubt(self, chunk_ids: Sequence[str], *, half_written: bool = False) -> None:
+        """Take back that these chunks are right in the store; their documents are written again.
+
+        What is half-written, in the store and not in its vector index, is deleted before that.
+        """
         with self._write() as connection:
             for ids in _slices(chunk_ids):
                 owners = select(chunks.c.document_id).where(*self._these(ids))
@@ -254,7 +257,7 @@ class Ledger:
                     )
                     .values(state="pending")
                 )
-                self._set_state(connection, ids, "doubted")
+                self._set_state(connection, ids, "writing" if half_written else "doubted")
 
     def begin(self, writes: Sequence[DocumentWrite]) -> None:
         """First phase: say what is about to change, before the store is touched."""

@@ -18,7 +18,7 @@ from agent_pipelines.indexing.store import Stored, VectorStore
 
 T = TypeVar("T")
 
-Fault = Literal["missing", "orphan", "altered", "foreign spec", "bad vector"]
+Fault = Literal["missing", "orphan", "altered", "foreign spec", "bad vector", "not found"]
 
 #: What is wrong with a chunk that the ledger says is there.
 WRONG: tuple[Fault, ...] = ("missing", "altered", "foreign spec", "bad vector")
@@ -49,7 +49,13 @@ class Census:
         generation: Generation,
         ledger: Ledger,
         partition: Partition = WHOLE,
+        *,
+        search: bool = False,
     ) -> None:
+        """With `search`, every object is also searched for by its vector; costs milliseconds each.
+
+        An index of vectors can lose what the store still has.
+        """
         self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         run = self._database.execute
         run("PRAGMA journal_mode = OFF")
@@ -66,6 +72,10 @@ class Census:
             entries = ledger.entries([stored.chunk.id for stored in page])
             self._insert("seen", ((stored.chunk.id,) for stored in page))
             self._insert("faults", _faults(page, entries, generation))
+            if search:
+                sound = [s for s in page if s.chunk.id in entries and is_sound(s, generation)]
+                lost = store.unfindable(generation.collection, sound)
+                self._insert("faults", (("not found", id_, "") for id_ in lost))
         run(
             "INSERT INTO faults SELECT 'missing', id, '' FROM present "
             "WHERE id NOT IN (SELECT id FROM seen)"

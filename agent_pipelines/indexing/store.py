@@ -116,6 +116,10 @@ class VectorStore(Protocol):
         """The objects with these ids that exist, with their vectors."""
         ...
 
+    def unfindable(self, collection: str, stored: Sequence[Stored]) -> Sequence[str]:
+        """Ids of those that a search for their own vector does not find."""
+        ...
+
     def search(
         self,
         alias: str,

@@ -266,7 +266,7 @@ class _Sync:
             return 0
         with (
             self._progress.stage(f"{self._label}: comparing ledger and store"),
-            Census(store, self._generation, ledger, self._partition) as census,
+            Census(store, self._generation, ledger, self._partition, search=verify) as census,
         ):
             # Listing and comparing may have taken long: another writer's chunks are no orphans.
             self._lease.renew()
@@ -274,7 +274,9 @@ class _Sync:
                 store.delete(self._collection, orphans)
             for doubtful in _slices(census.ids(*WRONG), BATCH_CHUNKS):
                 ledger.doubt(doubtful)
-            return census.count("orphan", *WRONG)
+            for lost in _slices(census.ids("not found"), BATCH_CHUNKS):
+                ledger.doubt(lost, half_written=True)
+            return census.count("orphan", "not found", *WRONG)
 
     def _upsert(self, plan: Plan) -> None:
         total = plan.upserts + plan.retries

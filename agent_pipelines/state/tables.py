@@ -55,7 +55,7 @@ generations = Table(
     Column("index_name", String(200), nullable=False, index=True),
     Column("fingerprint", String(64), nullable=False),
     Column("spec", JSON, nullable=False),
-    # building → live → previous → retired; rejected: live once, and rolled back
+    # creating → building → live → previous → retired; rejected: live once, and rolled back
     Column("state", String(16), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     # The vector of the golden text, by whichever backend built this first.

@@ -5,7 +5,9 @@ who reads meanwhile misses a document that is there before and after. What a rea
 error, while Weaviate is down.
 """
 
+import os
 import random
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +17,10 @@ from time import sleep
 
 import pytest
 from sqlalchemy import Engine
+from weaviate.classes.data import DataObject
 
 from agent_pipelines.errors import UnavailableError
+from agent_pipelines.health.signal import State
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.live import commit
 from agent_pipelines.indexing.store import StoreError
@@ -24,16 +28,18 @@ from agent_pipelines.local import weaviate
 from agent_pipelines.local.parts import Parts, find
 from agent_pipelines.settings import Settings
 from agent_pipelines.state.engine import open_engine
-from resources.weaviate import WeaviateStore
+from resources.weaviate import WeaviateStore, _properties
 from tests.dying import BOUNDARIES, Boundary, Death, Syncs, syncs
 from tests.engine import (
     HashEmbedder,
     MemorySource,
     assert_exact,
     assert_healthy,
+    collection_of,
     named_index,
     run_sync,
     section,
+    states,
     stored_in,
 )
 
@@ -158,6 +164,41 @@ def test_weaviate_killed_at_a_boundary(
 ) -> None:
     death = Death(boundary, pid=server.pid)
     survive(server, engine, dying, death, random.Random(str(boundary)))
+
+
+def test_vectors_lost_by_weaviate_are_seen_and_found_again_by_a_verifying_sync(
+    server: Server, engine: Engine
+) -> None:
+    """As version 1.39 loses them: objects written in one batch, and killed right after it."""
+    source = MemorySource({name: section(name) for name in NAMES})
+    with (
+        WeaviateStore(**server.addresses) as store,
+        named_index(store, engine, source) as index,
+    ):
+        run_sync(index)
+        commit(index)
+        collection = collection_of(index)
+        before = stored_in(index)
+        store.delete(collection, list(before))
+        objects = store._client.collections.use(collection).data
+        objects.insert_many(
+            [
+                DataObject(
+                    uuid=id_,
+                    properties=_properties(stored.chunk, stored.fingerprint),
+                    vector=HashEmbedder().vector(stored.chunk.text).tolist(),
+                )
+                for id_, stored in before.items()
+            ]
+        )
+        os.kill(server.pid, signal.SIGKILL)
+        server.start()
+
+        assert_exact(index, source)
+        assert states(index)["known_items_found"] is State.FALSE, "the objects alone are there"
+        run_sync(index, verify=True)
+        commit(index)
+        finish(index, source)
 
 
 @pytest.mark.slow

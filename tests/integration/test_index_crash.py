@@ -74,12 +74,13 @@ def test_the_sync_after_a_kill_is_exact_and_readers_never_see_a_gap(
 def test_a_first_sync_killed_before_the_ledger_knows_its_collection(
     index: Index, dying: Syncs
 ) -> None:
-    """The half-born collection is nobody's; the next sync builds another and is exact."""
+    """The collection was announced: the next sync takes it up, and no stray one is left."""
     source = MemorySource(BEFORE)
     index = replace(index, source=source)
     boundary = Boundary("store", "create_collection", 1, True)
     assert dying.run(index, Death(boundary)) == signal.SIGKILL
-    run_sync(index)
+    (born,) = (c for c in index.store.collections() if c.startswith(f"{index.alias}__"))
+    assert run_sync(index).collection == born
     commit(index)
     assert_exact(index, source)
     assert_healthy(index)

@@ -102,7 +102,6 @@ def test_parts_run_side_by_side(
         except BaseException as error:
             errors.append(error)
 
-    run_sync(index, partition=PARTS[0])  # the first of all creates the collection
     threads = [threading.Thread(target=work, args=[part]) for part in PARTS]
     for thread in threads:
         thread.start()

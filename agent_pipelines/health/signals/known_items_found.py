@@ -38,7 +38,8 @@ SIGNAL = Signal(
     depth="audit",
     guards="live",
     runbook="The store holds these chunks, but search does not return them: the vector index is "
-    "damaged, or queries are encoded by another model. Compare the embedder of the search tool "
-    "server with the index's spec; a rebuild makes a new vector index.",
+    "damaged, or queries are encoded by another model. `agent-pipelines sync INDEX --verify` "
+    "searches for every chunk and writes again what is not found; if that does not help, compare "
+    "the embedder of the search tool server with the index's spec.",
     evaluate=_evaluate,
 )
