@@ -7,14 +7,16 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import insert, select, text
+from sqlalchemy import create_engine, insert, select, text
 from sqlalchemy.exc import StatementError
 
 from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.state.engine import open_engine, write
-from agent_pipelines.state.tables import listings, metadata
+from agent_pipelines.state.tables import chunks, listings, metadata, partitions
 from agent_pipelines.state.upsert import upsert
 
 
@@ -158,3 +160,29 @@ def test_upsert_inserts_overwrites_and_adds(state_url: str) -> None:
     with engine.connect() as connection:
         stored = connection.execute(select(listings)).one()
     assert (stored.source_digest, stored.documents) == ("b", 2)
+
+
+def test_a_database_of_the_first_version_is_upgraded_and_keeps_what_was_in_step(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    config = Config()
+    config.set_main_option("script_location", "agent_pipelines.state:migrations")
+    with create_engine(url).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(
+            text(
+                "INSERT INTO generations VALUES ('C', 'i', 'f', '{}', 'live', "
+                "'2026-11-01 12:00:00', 'digest', '2026-11-01 11:00:00')"
+            )
+        )
+        connection.execute(
+            text("INSERT INTO chunks VALUES ('C', 'id', 'doc', 0, 'hash', 'present')")
+        )
+    with open_engine(url).connect() as connection:
+        (partition,) = connection.execute(select(partitions)).all()
+        (chunk,) = connection.execute(select(chunks)).all()
+    at = datetime(2026, 11, 1, 11, tzinfo=UTC)
+    assert tuple(partition) == ("C", 0, 1, "digest", at)
+    assert (chunk.chunk_id, chunk.state, chunk.text_hash) == ("id", "present", "")
