@@ -1,7 +1,9 @@
-"""Any sequence of edits, renames, deletions, bad documents, tampering and crashes ends exact."""
+"""Any sequence of edits, renames, deletions, bad documents, spec changes, rollbacks, tampering and
+crashes ends exact.
+"""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +19,11 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine
 
+from agent_pipelines.errors import UserError
+from agent_pipelines.indexing import generations
 from agent_pipelines.indexing import sync as sync_module
-from agent_pipelines.indexing.live import CommitError, commit
+from agent_pipelines.indexing.chunking import ChunkerSpec
+from agent_pipelines.indexing.live import CommitError, commit, rollback
 from agent_pipelines.state.engine import open_engine
 from resources.weaviate import WeaviateStore
 from tests.engine import (
@@ -53,8 +58,8 @@ class LifeOfAnIndex(RuleBasedStateMachine):
         self.source = MemorySource({"a.md": section("one")})
         self.cleanup = ExitStack()
         self.index = self.cleanup.enter_context(named_index(self.store, self.engine, self.source))
-        self.in_store: set[str] = set()
-        """Documents with chunks in the store; none may vanish unless the source deleted it."""
+        self.served: set[str] = set()
+        """Documents that readers have; none may vanish unless the source deleted it."""
         self.tampered = False
 
     def teardown(self) -> None:
@@ -78,10 +83,22 @@ class LifeOfAnIndex(RuleBasedStateMachine):
     def delete(self, id_: str) -> None:
         self.source.texts.pop(id_, None)
 
-    @precondition(lambda self: self.in_store)
+    @rule(tokens=st.sampled_from([96, 128]))
+    def change_the_spec(self, tokens: int) -> None:
+        self.index = replace(self.index, chunker=ChunkerSpec(tokens, 0))
+
+    @precondition(lambda self: not self.tampered)
+    @rule()
+    def roll_back(self) -> None:
+        with suppress(UserError, CommitError):  # nothing to return to, or it was left unfinished
+            rollback(self.index)
+            self.served = self.read()
+
+    @precondition(lambda self: self.served)
     @rule(data=st.data())
     def lose_an_object(self, data: st.DataObject) -> None:
-        victims = sorted(stored_in(self.index))
+        generation = generations.under(self.engine, self.index.name, self.index.spec)
+        victims = sorted(stored_in(self.index)) if generation else []
         if victims:
             victim = data.draw(st.sampled_from(victims))
             raw(self.store).collections.use(collection_of(self.index)).data.delete_by_id(victim)
@@ -97,13 +114,18 @@ class LifeOfAnIndex(RuleBasedStateMachine):
             index = replace(self.index, store=store)  # type: ignore[arg-type]
             run_sync(index, accept_deletions=True)
             commit(index)
-        except (Crash, CommitError):
-            self.in_store = set()
+        except (Crash, CommitError, UserError):
+            # It may have come as far as the alias: what is read now is what must stay.
+            self.served = self.read() if not self.tampered else set()
         else:
             self.look()
 
     @rule(verify=st.booleans())
     def sync_and_commit(self, verify: bool) -> None:
+        if generations.is_rejected(self.engine, self.index.name, self.index.spec):
+            with pytest.raises(UserError, match="was rolled back"):
+                run_sync(self.index, verify=verify)
+            return
         report = run_sync(self.index, accept_deletions=True, verify=verify)
         broken = {id_ for id_, text in self.source.texts.items() if text is None}
         assert set(failures(self.index)) == broken
@@ -129,18 +151,25 @@ class LifeOfAnIndex(RuleBasedStateMachine):
         assert {id_: s.chunk.position for id_, s in stored.items()} == {
             id_: entry.position for id_, entry in entries.items()
         }
-        self.in_store = {s.chunk.document_id for s in stored.values()}
-        assert self.in_store <= set(self.source.texts)
+        here = {s.chunk.document_id for s in stored.values()}
+        assert here <= set(self.source.texts)
         readable = {id_ for id_, text in self.source.texts.items() if text is not None}
-        assert readable <= self.in_store
+        assert readable <= here
+        self.served = self.read()
+
+    def read(self) -> set[str]:
+        """The documents that readers have."""
+        served = self.store.alias_target(self.index.alias)
+        if served is None:
+            return set()
+        return {s.chunk.document_id for s in stored_in(self.index, served).values()}
 
     @invariant()
     def no_document_is_without_chunks(self) -> None:
-        """Never a gap: what was in the store and is still listed is there, crash or not."""
-        if self.tampered or not self.in_store:
+        """Never a gap: what readers had and is still listed they have, crash or not."""
+        if self.tampered or not self.served:
             return
-        here = {s.chunk.document_id for s in stored_in(self.index).values()}
-        assert self.in_store & set(self.source.texts) <= here
+        assert self.served & set(self.source.texts) <= self.read()
 
 
 @pytest.fixture
@@ -154,12 +183,18 @@ def machine(
     LifeOfAnIndex.engine.dispose()
 
 
-def test_any_life_of_an_index_ends_exact(machine: type[LifeOfAnIndex]) -> None:
+@pytest.mark.parametrize(
+    ("lives", "steps"), [(12, 12), pytest.param(150, 25, marks=pytest.mark.slow)]
+)
+@pytest.mark.timeout(3600)
+def test_any_life_of_an_index_ends_exact(
+    machine: type[LifeOfAnIndex], lives: int, steps: int
+) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=12,
-            stateful_step_count=12,
+            max_examples=lives,
+            stateful_step_count=steps,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
