@@ -26,6 +26,9 @@ from agent_pipelines.state.upsert import upsert
 DocumentState = Literal["pending", "indexed", "failed"]
 ChunkState = Literal["writing", "present", "moving", "doubted", "retiring"]
 
+#: States of chunks that were confirmed: in the store, whatever crashed since.
+_THERE: tuple[ChunkState, ...] = ("present", "moving")
+
 #: Bound variables per statement: below SQLite's limit whatever the columns.
 _SLICE = 500
 
@@ -54,12 +57,17 @@ class ChunkRow:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a chunk must look like in the store, and whether the ledger says that it is there."""
+    """What a chunk must look like in the store, where the ledger says that it is there."""
 
     document_id: str
     position: int
     content_hash: str
-    present: bool = True
+    state: ChunkState = "present"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it was confirmed, and nothing has been done to it since but to move it."""
+        return self.state in _THERE
 
 
 @dataclass(frozen=True)
@@ -153,13 +161,13 @@ class Ledger:
             for ids in _slices(chunk_ids):
                 for row in connection.execute(select(chunks).where(*self._these(ids))):
                     found[row.chunk_id] = Entry(
-                        row.document_id, row.position, row.content_hash, row.state == "present"
+                        row.document_id, row.position, row.content_hash, row.state
                     )
         return found
 
     def present_ids(self) -> Iterator[str]:
         """Ids of everything the ledger says is in the store, read page by page."""
-        query = select(chunks.c.chunk_id).where(*self._mine(chunks), chunks.c.state == "present")
+        query = select(chunks.c.chunk_id).where(*self._mine(chunks), chunks.c.state.in_(_THERE))
         with read(self._engine) as connection:
             yield from connection.execution_options(yield_per=_PAGE).scalars(query)
 

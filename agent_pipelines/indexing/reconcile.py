@@ -119,7 +119,7 @@ def altered(stored: Stored, entry: Entry) -> bool:
     chunk = stored.chunk
     return (
         chunk.document_id != entry.document_id
-        or chunk.position != entry.position
+        or (chunk.position != entry.position and entry.state != "moving")
         or chunk.content_hash != entry.content_hash
         or is_forged(stored)
     )
@@ -151,7 +151,7 @@ def _faults(
         if entry is None:
             yield "orphan", id_, ""
             continue
-        if not entry.present:
+        if not entry.is_there:
             continue
         if altered(stored, entry):
             yield "altered", id_, ""

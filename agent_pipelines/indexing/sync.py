@@ -183,9 +183,13 @@ class _Sync:
             listing = Listing(self._index.source.list())
         seconds_listing = monotonic() - started
         with listing:
-            self._refuse_doubtful(listing, accept_deletions, listed_at)
+            # For the whole index, before anything is touched: doubt must change nothing at all.
+            plan = make_plan(listing, self._index.ledger(self._collection).documents())
+            self._refuse_doubtful(listing, plan, accept_deletions, listed_at)
             repaired = self._reconcile(verify)
-            plan = make_plan(listing, self._ledger.documents()).of(self._partition)
+            if repaired:  # what was doubted is to be written again
+                plan = make_plan(listing, self._ledger.documents())
+            plan = plan.of(self._partition)
             if plan.upserts or plan.retries or plan.deletions:
                 generations.mark_in_flux(self._lease, self._collection, self._partition)
                 self._upsert(plan)
@@ -222,25 +226,24 @@ class _Sync:
         return f"{self._index.name}{part}"
 
     def _refuse_doubtful(
-        self, listing: Listing, accept_deletions: bool, listed_at: datetime
+        self, listing: Listing, plan: Plan, accept_deletions: bool, listed_at: datetime
     ) -> None:
-        """Plan for the whole index before anything is touched: doubt must change nothing at all.
+        """Stop before a doubtful listing takes anything away.
 
         A new generation starts empty: a doubtful listing deletes nothing from it, and still would
         take from readers what they have once it is live. So what they have is compared as well.
         """
         engine, name = self._index.engine, self._index.name
-        shares = {"max_delete_share": self._index.max_delete_share}
-        not_live = make_plan(listing, self._index.ledger(self._collection).documents())
+        share, not_live = self._index.max_delete_share, plan
         if not accept_deletions:
-            refuse_mass_deletion(not_live, **shares)
+            refuse_mass_deletion(plan, max_delete_share=share)
         live = generations.live(engine, name)
         if live is not None and live.collection != self._collection:
             not_live = make_plan(listing, self._index.ledger(live.collection).documents())
             if not accept_deletions:
-                refuse_mass_deletion(not_live, **shares)
+                refuse_mass_deletion(not_live, max_delete_share=share)
         elif live is None and not accept_deletions:
-            self._refuse_unknown(listing, not_live)
+            self._refuse_unknown(listing, plan)
         # What is not live yet is told by what readers have, not by what is being built.
         changes.observe(engine, name, not_live, listed_at=listed_at)
 
