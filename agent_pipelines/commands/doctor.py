@@ -99,12 +99,14 @@ def _weaviate(settings: Settings) -> Finding:
 
 
 def _embedder(settings: Settings) -> str:
-    from resources.embedder import EmbedderResource
+    from resources.embedder import EmbedderResource, best_backend
 
+    backend = settings.embedder_backend
+    by = best_backend() if backend == "auto" else backend
     if settings.embedder_model is None:
-        return f"packaged, {models.packaged_embedder()}"
+        return f"packaged, {models.packaged_embedder()}, by {by}"
     EmbedderResource().open()
-    return settings.embedder_model
+    return f"{settings.embedder_model}, by {by}"
 
 
 def _model_server(settings: Settings) -> str:
