@@ -58,6 +58,12 @@ class Settings(BaseSettings):
         default="auto",
         description="What computes vectors here: torch, openvino, or auto, the quickest there is.",
     )
+    embedder_base_url: str | None = Field(
+        default=None,
+        description="Any OpenAI-compatible /v1 that has the embedder's model loaded; default: "
+        "vectors are computed here.",
+    )
+    embedder_api_key: str | None = None
     llm_base_url: str | None = Field(
         default=None, description="Any OpenAI-compatible /v1; default: an embedded vLLM."
     )

@@ -16,6 +16,7 @@ from agent_pipelines.indexing.embedding import Embedder
 from agent_pipelines.local import accelerators
 from agent_pipelines.settings import EmbedderBackend, Settings
 from resources.embedders import openvino
+from resources.embedders.endpoint import EndpointEmbedder
 from resources.embedders.model import find
 from resources.embedders.openvino import NotConvertedError, OpenVinoEmbedder
 from resources.embedders.pytorch import PytorchEmbedder
@@ -30,16 +31,31 @@ class EmbedderResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         default=None,
         description="Hub name or folder; default: EMBEDDER_MODEL, else the packaged MiniLM.",
     )
+    base_url: str | None = Field(
+        default=None,
+        description="An OpenAI-compatible /v1 that has the model loaded; default: "
+        "EMBEDDER_BASE_URL, else vectors are computed here.",
+    )
+    api_key: str | None = Field(default=None, description="Default: EMBEDDER_API_KEY, else none.")
 
     def open(self, model: str | None = None) -> Embedder:
         """The embedder for an index that names a model, or for one that does not.
 
         Raises:
-            UserError: the model is not to be had, or not from this backend.
+            UserError: the model is not to be had, or not from this backend or server.
+            UnavailableError: the server does not answer.
         """
         settings = Settings()
         model = model or self.model or settings.embedder_model
+        base_url = self.base_url or settings.embedder_base_url
+        if base_url:
+            return _at(base_url, self.api_key or settings.embedder_api_key, model)
         return _here(model, settings.embedder_backend, settings.cache_dir)
+
+
+@lru_cache
+def _at(base_url: str, api_key: str | None, model: str | None) -> Embedder:
+    return EndpointEmbedder(find(model, weights=False), base_url, api_key)
 
 
 @lru_cache

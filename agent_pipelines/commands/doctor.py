@@ -101,6 +101,9 @@ def _weaviate(settings: Settings) -> Finding:
 def _embedder(settings: Settings) -> str:
     from resources.embedder import EmbedderResource, best_backend
 
+    if settings.embedder_base_url:
+        served = EmbedderResource().open().identity
+        return f"{settings.embedder_base_url}, model {served.name}"
     backend = settings.embedder_backend
     by = best_backend() if backend == "auto" else backend
     if settings.embedder_model is None:
