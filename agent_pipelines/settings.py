@@ -6,10 +6,15 @@ changes what an index means or what an agent does; that is YAML under `assets/`.
 """
 
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import platformdirs
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from agent_pipelines.errors import UserError
+
+EmbedderBackend = Literal["auto", "torch", "openvino"]
 
 
 def _default_state_dir() -> Path:
@@ -49,6 +54,16 @@ class Settings(BaseSettings):
     embedder_model: str | None = Field(
         default=None, description="Model name or path; default: the packaged MiniLM."
     )
+    embedder_backend: EmbedderBackend = Field(
+        default="auto",
+        description="What computes vectors here: torch, openvino, or auto, the quickest there is.",
+    )
+    embedder_base_url: str | None = Field(
+        default=None,
+        description="Any OpenAI-compatible /v1 that has the embedder's model loaded; default: "
+        "vectors are computed here.",
+    )
+    embedder_api_key: str | None = None
     llm_base_url: str | None = Field(
         default=None, description="Any OpenAI-compatible /v1; default: an embedded vLLM."
     )
@@ -59,6 +74,17 @@ class Settings(BaseSettings):
     search_tool_url: str | None = Field(
         default=None, description="An existing search tool server; default: the embedded one."
     )
+
+    @field_validator("embedder_backend", mode="before")
+    @classmethod
+    def _known_backend(cls, value: Any) -> Any:
+        known = get_args(EmbedderBackend)
+        if value not in known:
+            # Not a ValueError, which would reach a person as a traceback.
+            raise UserError(
+                f"EMBEDDER_BACKEND {value!r} does not exist", remedy=f"use {', '.join(known)}"
+            )
+        return value
 
     @property
     def state_dir(self) -> Path:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from agent_pipelines.indexing.embedding import Embedder
 from agent_pipelines.local import models, weaviate
 from agent_pipelines.local.parts import Parts
 from agent_pipelines.settings import Settings
-from resources.embedder import EmbedderResource, SentenceTransformerEmbedder
+from resources.embedder import EmbedderResource
 from resources.weaviate import WeaviateResource, WeaviateStore
 
 #: Variables that would point a test at somebody's own Weaviate, database or model server.
@@ -25,6 +26,9 @@ _ADDRESSES = (
     "LLM_BASE_URL",
     "LLM_MODEL",
     "EMBEDDER_MODEL",
+    "EMBEDDER_BACKEND",
+    "EMBEDDER_BASE_URL",
+    "EMBEDDER_API_KEY",
     "SEARCH_TOOL_URL",
     "AGENT_PIPELINES_ASSETS",
     "AGENT_PIPELINES_STATE_DIR",
@@ -81,7 +85,7 @@ def store(weaviate_resource: WeaviateResource) -> Iterator[WeaviateStore]:
 
 
 @pytest.fixture(scope="session")
-def embedder() -> SentenceTransformerEmbedder:
+def embedder() -> Embedder:
     """The packaged MiniLM, loaded once."""
     return EmbedderResource().open()
 

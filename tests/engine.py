@@ -40,6 +40,8 @@ QUIET = LogProgress(lambda _: None)
 class HashEmbedder:
     """Unit vectors made of a text's SHA-256, with a real model's tokenizer."""
 
+    pack_tokens = 512
+
     def __init__(self, name: str = "hash", dimension: int = DIMENSION) -> None:
         self.identity = EmbedderIdentity(name, "0" * 64, dimension, 256, normalized=True)
         self.texts: list[str] = []

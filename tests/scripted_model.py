@@ -6,18 +6,15 @@ belong here: any judgement of what was asked; tests look at `requests`.
 
 import asyncio
 import json
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import uvicorn
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from tests.loopback import LoopbackServer
 
 MODEL = "scripted"
 
@@ -49,43 +46,18 @@ def calls(*tool_calls: tuple[str, Any]) -> Turn:
 
 
 @dataclass
-class ScriptedModel:
+class ScriptedModel(LoopbackServer):
     """Runs in a thread of this process while its `with` block lasts."""
 
     script: Script | list[Turn]
     requests: list[dict[str, Any]] = field(default_factory=list)
-    port: int = 0
 
-    @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
-
-    def __enter__(self) -> Self:
-        app = Starlette(
-            routes=[
-                Route("/health", self._health),
-                Route("/v1/models", self._models),
-                Route("/v1/chat/completions", self._complete, methods=["POST"]),
-            ]
-        )
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.005)
-        self.port = self._server.servers[0].sockets[0].getsockname()[1]
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.should_exit = True
-        self._server.force_exit = True
-        self._thread.join(timeout=10)
+    def routes(self) -> list[Route]:
+        return [
+            Route("/health", self._health),
+            Route("/v1/models", self._models),
+            Route("/v1/chat/completions", self._complete, methods=["POST"]),
+        ]
 
     async def _health(self, _request: Request) -> Response:
         return Response()

@@ -99,12 +99,17 @@ def _weaviate(settings: Settings) -> Finding:
 
 
 def _embedder(settings: Settings) -> str:
-    from resources.embedder import EmbedderResource
+    from resources.embedder import EmbedderResource, best_backend
 
+    if settings.embedder_base_url:
+        served = EmbedderResource().open().identity
+        return f"{settings.embedder_base_url}, model {served.name}"
+    backend = settings.embedder_backend
+    by = best_backend() if backend == "auto" else backend
     if settings.embedder_model is None:
-        return f"packaged, {models.packaged_embedder()}"
+        return f"packaged, {models.packaged_embedder()}, by {by}"
     EmbedderResource().open()
-    return settings.embedder_model
+    return f"{settings.embedder_model}, by {by}"
 
 
 def _model_server(settings: Settings) -> str:

