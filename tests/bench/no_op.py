@@ -85,6 +85,8 @@ def _engine(
             model=str(model),
         )
         answer, cost = driver.measure("sync", server.pid, folder=str(corpus.folder))
+    if answer["reported"]["changed"] or answer["embedded"]:
+        raise DriverError(f"the engine found something changed: {answer['reported']}")
     return answer, cost.cpu_seconds
 
 

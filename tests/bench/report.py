@@ -94,7 +94,7 @@ def markdown(measured: dict[str, Any]) -> str:
     for (corpus, backend), results in groups(measured["results"]).items():
         lines += [f"### {_title(corpus, backend)}", "", *_markdown_table(COLUMNS, results)]
         lines += [evidence for result in _in_order(results) if (evidence := _evidence(result))]
-        lines += [""]
+        lines += ["", *_parts(results), ""]
     for title, columns, rows in extra_tables(measured):
         lines += [f"### {title}", "", _cells(columns), _cells(["---"] * len(columns))]
         lines += [*map(_cells, rows), ""]
@@ -230,6 +230,16 @@ def _evidence(result: dict[str, Any]) -> str | None:
         if names
     )
     return f"\n{title}: {said} ({documents}). It reported {json.dumps(result['reported'])}."
+
+
+def _parts(results: list[dict[str, Any]]) -> list[str]:
+    """Where a call's seconds went, as far as its contender can tell."""
+    return [
+        f"- {CONTENDERS[result['contender']].title}, {PHASE_TITLES[result['phase']]}, of which: "
+        + ", ".join(f"{what} {seconds:.2f} s" for what, seconds in result["parts"].items())
+        for result in _in_order(results)
+        if result["parts"]
+    ]
 
 
 def _style(result: dict[str, Any]) -> str:

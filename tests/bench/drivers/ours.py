@@ -3,7 +3,7 @@
 Belongs here: everything of the benchmark that imports the engine. Does not belong here: measuring.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from agent_pipelines.indexing.chunking import Chunker, ChunkerSpec
 from agent_pipelines.indexing.embedding import Embedder, EmbedderIdentity, Vectors
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.live import commit
-from agent_pipelines.indexing.sources import Document, Listing, Ref, Source
+from agent_pipelines.indexing.sources import Document, Ref, Source
 from agent_pipelines.indexing.sources.files import Files
 from agent_pipelines.indexing.sync import sync
 from agent_pipelines.progress import LogProgress
@@ -70,9 +70,9 @@ class Ours:
             "embedded": self._embedder.texts,
             "reported": {
                 "listed": report.listed,
-                "changed": len(report.changed),
-                "deleted": len(report.deleted),
-                "failed": len(report.failed),
+                "changed": report.changed,
+                "deleted": report.deleted,
+                "failed": report.failed,
                 "written": report.written,
                 "retired": report.retired,
                 "chunks": snapshot.chunks,
@@ -84,7 +84,7 @@ class Ours:
         source, chunker = _source(folder), Chunker(ChunkerSpec(tokens, 0), _tokenizer(model))
         pairs = [
             (chunk.document_id, chunk.text)
-            for ref in source.list().refs
+            for ref in source.list()
             for chunk in chunker.chunks(source.load(ref), index="any", fingerprint="any")
         ]
         return protocol.write_expected(file, pairs)
@@ -110,9 +110,10 @@ class _Counting:
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
-        self.identity = embedder.identity
-        self.tokenizer = embedder.tokenizer
         self.texts = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._embedder, name)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         self.texts += len(texts)
@@ -143,8 +144,8 @@ class _Generated:
     def check(self) -> None:
         pass
 
-    def list(self) -> Listing:
-        return Listing([Ref(str(number), "1") for number in range(self._documents)])
+    def list(self) -> Iterator[Ref]:
+        return (Ref(str(number), "1") for number in range(self._documents))
 
     def load(self, ref: Ref) -> Document:
         text = synthetic.text_of(int(ref.id))
