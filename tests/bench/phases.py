@@ -75,6 +75,8 @@ class Result:
     """What the contender said of itself."""
     parts: dict[str, float] = field(default_factory=dict)
     """Seconds of the call that can be told apart."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the packages that matter, as installed where it ran."""
 
 
 class Run:
@@ -126,7 +128,7 @@ class Run:
         }
         try:
             with self._driver() as driver:
-                driver.ask("open", **self._opening(server))
+                opened = driver.ask("open", **self._opening(server))
                 answer, cost = driver.measure("sync", server.pid, folder=str(self._files))
                 if changed or not self._wanted:
                     self._wanted = self._expected()
@@ -142,6 +144,7 @@ class Run:
             truth=truth,
             reported=answer["reported"],
             parts=answer.get("parts", {}),
+            versions=opened["versions"],
         )
 
     def _driver(self) -> AbstractContextManager[Driver]:

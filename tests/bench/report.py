@@ -89,6 +89,7 @@ def markdown(measured: dict[str, Any]) -> str:
         f"{machine['system']}, load {machine['load']} at the end.",
         "",
         *(f"- {note}" for note in measured["notes"]),
+        *_versions(measured["results"]),
         "",
     ]
     for (corpus, backend), results in groups(measured["results"]).items():
@@ -230,6 +231,15 @@ def _evidence(result: dict[str, Any]) -> str | None:
         if names
     )
     return f"\n{title}: {said} ({documents}). It reported {json.dumps(result['reported'])}."
+
+
+def _versions(results: list[dict[str, Any]]) -> list[str]:
+    by_contender = {result["contender"]: result["versions"] for result in results}
+    return [
+        f"- {CONTENDERS[name].title}: {', '.join(f'{p} {v}' for p, v in versions.items())}."
+        for name, versions in by_contender.items()
+        if versions
+    ]
 
 
 def _parts(results: list[dict[str, Any]]) -> list[str]:

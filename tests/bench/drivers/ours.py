@@ -77,7 +77,7 @@ class Ours:
                 "retired": report.retired,
                 "chunks": snapshot.chunks,
             },
-            "parts": {"listing": report.seconds_listing, "embedding": report.seconds_embedding},
+            "parts": {"listing": report.seconds_listing},
         }
 
     def expected(self, *, folder: str, file: str, tokens: int, model: str) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+#: More than a chunk, so that a splitter loads before the clock starts what it loads at first use.
+WARM_UP = "This sentence is cut before the clock starts. " * 50
+
 
 class Driver(Protocol):
     """One contender, as the harness drives it. Every method answers with a JSON object."""

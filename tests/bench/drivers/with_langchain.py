@@ -33,7 +33,7 @@ class LangChain:
         model: str,
     ) -> dict[str, Any]:
         self._splitter = _splitter(model, tokens)
-        self._splitter.split_text("what it loads at its first use is loaded before the clock, too")
+        self._splitter.split_text(protocol.WARM_UP)
         self._embeddings = _Counting(_StandIn() if backend == "stand-in" else _hugging_face(model))
         self._embeddings.embed_documents(["the model is loaded before the clock starts"])
         self._store = WeaviateVectorStore(

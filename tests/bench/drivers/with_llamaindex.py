@@ -37,7 +37,7 @@ class LlamaIndex:
         model: str,
     ) -> dict[str, Any]:
         self._splitter = _splitter(model, tokens)
-        self._splitter.split_text("what it loads at its first use is loaded before the clock, too")
+        self._splitter.split_text(protocol.WARM_UP)
         self._embedding = _StandIn() if backend == "stand-in" else _hugging_face(model)
         self._embedding.get_text_embedding("the model is loaded before the clock starts")
         self._store = WeaviateVectorStore(weaviate_client=connect(weaviate), index_name="Bench")
