@@ -12,8 +12,9 @@ from typing import Any
 from agent_pipelines.indexing.chunking import ChunkerSpec
 from agent_pipelines.indexing.embedding import EmbedderIdentity
 
-#: Raised when extraction or the stored properties change.
-EXTRACTOR_VERSION = 1
+#: Raised when the same bytes become other text, through our code or a new version of a library,
+#: and when the stored properties change.
+EXTRACTOR_VERSION = 2
 SCHEMA_VERSION = 1
 
 

@@ -2,12 +2,16 @@
 
 import re
 from collections import Counter
+from collections.abc import Callable, Iterator
+from random import Random
+from statistics import mean
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from agent_pipelines.indexing import counting
 from agent_pipelines.indexing.chunking import (
     Chunk,
     Chunker,
@@ -47,7 +51,8 @@ LINES = st.one_of(
     ),
     st.text(st.characters(codec="utf-8", exclude_characters=CONTROL), max_size=60),
     st.lists(
-        st.sampled_from(["weaviate", "Überlänge", "日本語", "x" * 40, "🙂", "a.b"]), max_size=30
+        st.sampled_from(["weaviate", "Überlänge", "日本語", "x" * 40, "y" * 400, "🙂", "a.b"]),
+        max_size=30,
     ).map(" ".join),
 )
 TEXTS = st.lists(LINES, max_size=25).map("\n".join)
@@ -88,6 +93,102 @@ def test_overlapping_chunks_are_within_the_limit_too(text: str, format_: str) ->
         assert len(TOKENIZER.encode(chunk.text).ids) <= TOKENS or len(chunk.text) == 1
 
 
+def test_an_overlapping_chunk_starts_with_the_last_words_before_it_but_not_across_headings() -> (
+    None
+):
+    numbers = " ".join(str(n) for n in range(100))
+    overlapping = Chunker(ChunkerSpec(TOKENS, 8), TOKENIZER)
+    first, second, *_ = cut(f"{numbers}\n\n# Next\n\n{numbers}", chunker=overlapping)
+    assert second.text.startswith(" ".join(first.text.split()[-8:]))
+    (heading,) = (
+        chunk
+        for chunk in cut(f"{numbers}\n\n# Next\n\n{numbers}", chunker=overlapping)
+        if "# Next" in chunk.text
+    )
+    assert heading.text.startswith("# Next")
+
+
+def byte_level() -> Tokenizer:
+    """As GPT's and Qwen's: what a word takes depends on the space beside it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(["weaviate item Title Part Setext quote a b code\n\n"], trainer)
+    return tokenizer
+
+
+def unigram() -> Tokenizer:
+    """As XLM-R's: the words of a line are read together."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=False)  # type: ignore[assignment]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=60, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(["weaviate item Title Part Setext quote a b code"], trainer)
+    return tokenizer
+
+
+@pytest.mark.parametrize("make", [byte_level, unigram])
+@settings(max_examples=60, deadline=None)
+@given(TEXTS, FORMATS)
+def test_nothing_is_lost_or_too_long_for_other_kinds_of_tokenizers(
+    make: Callable[[], Tokenizer], text: str, format_: str
+) -> None:
+    assume(text.strip())
+    tokenizer = make()
+    chunks = cut(text, format_, chunker=Chunker(ChunkerSpec(TOKENS, 0), tokenizer))
+    assert without_space("".join(chunk.text for chunk in chunks)) == without_space(text)
+    for chunk in chunks:
+        assert len(tokenizer.encode(chunk.text).ids) <= TOKENS or len(chunk.text) == 1
+
+
+def test_words_that_the_tokenizer_reads_as_one_unknown_token_are_cut_as_if_it_read_them() -> None:
+    """BERT's reads a word of more than 100 characters as [UNK]; a chunk of any length would fit."""
+    blob = "".join(f"{n:x}" for n in range(2000))
+    assert len(TOKENIZER.encode(blob, add_special_tokens=False)) == 1
+    chunks = cut(f"before\n\n{blob}\n\nafter")
+    assert "".join(chunk.text for chunk in chunks).replace("\n", "") == f"before{blob}after"
+    assert max(len(chunk.text) for chunk in chunks) < 16 * TOKENS
+    assert [chunk.text for chunk in cut(blob[:110])] == [blob[:110]]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "```python\nif x:\n\n    # no heading\n    return 1\n```",
+        "| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |",
+        "- an item of a list\n  in two lines",
+        "one sentence. another sentence. a third one",
+        "> a quote\n> of two lines",
+    ],
+)
+@settings(max_examples=20, deadline=None)
+@given(before=st.integers(0, 60), after=st.integers(0, 60))
+def test_a_block_that_fits_into_a_chunk_is_never_cut(block: str, before: int, after: int) -> None:
+    text = f"{'word ' * before}\n\n{block}\n\n{'word ' * after}"
+    assert any(block in chunk.text for chunk in cut(text))
+
+
+ANNOUNCEMENTS = st.sampled_from(["# Title\n\n## Part\n\n", "# Title\n\n", "Term\n\n", ""])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(ANNOUNCEMENTS, st.integers(1, 40)), min_size=1))
+def test_a_title_or_a_term_stays_with_what_follows_it(parts: list[tuple[str, int]]) -> None:
+    for chunk in cut("\n\n".join(f"{above}{'A sentence. ' * words}" for above, words in parts)):
+        assert chunk.text.splitlines()[-1] not in ("# Title", "## Part", "Term")
+
+
+def test_a_heading_starts_a_chunk_unless_its_section_is_short() -> None:
+    section = "some words that are enough for a section."
+    text = f"# Title\n\n## One\n\n{section}\n\n## Short\n\nx\n\n## Two\n\n{section}\n"
+    assert [chunk.text.startswith("#") for chunk in cut(text)] == [True, True]
+    plain = f"ONE\n===\n{section} {section}\n\nTWO\n---\n\n{section}"
+    assert [chunk.text.split()[0] for chunk in cut(plain, "text")] == ["ONE", "TWO"]
+
+
 WORDS = st.lists(
     st.sampled_from(["alpha", "beta", "gamma", "delta", "line\u2028separator", "next\x85line"]),
     min_size=12,
@@ -124,6 +225,77 @@ def test_a_section_put_in_front_moves_chunks_without_renaming_them(sections: lis
     assert {chunk.id for chunk in before} < {chunk.id for chunk in after}
 
 
+def paragraph(random: Random) -> str:
+    """Prose mostly, of one to six sentences; some headings, lists and code."""
+    words = [
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "iota",
+        "kappa",
+        "lambda",
+    ]
+    sentences = [
+        " ".join(random.choices(words, k=random.randint(1, 12))) + "."
+        for _ in range(random.randint(1, 6))
+    ]
+    prose = " ".join(sentences)
+    listed = "- " + "\n- ".join(sentences)
+    code = "```\n" + "\n".join(sentences) + "\n```"
+    return random.choice([prose] * 6 + [f"## {sentences[0]}", listed, code])
+
+
+def edits(random: Random, length: int) -> Iterator[tuple[str, str, str]]:
+    """A text, the same with one paragraph put in, replaced or gone, and that paragraph."""
+    text, new = [paragraph(random) for _ in range(length)], paragraph(random)
+    where = random.randrange(length)
+    for after in ([new, text[where]], [new], []):
+        edited = [*text[:where], *after, *text[where + 1 :], "The end."]
+        yield "\n\n".join([*text, "The end."]), "\n\n".join(edited), new
+
+
+def moved(before: list[Chunk], after: list[Chunk]) -> int:
+    hashes = [Counter(chunk.content_hash for chunk in chunks) for chunks in (before, after)]
+    return (hashes[1] - hashes[0]).total()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0), FORMATS, st.integers(1, 200))
+def test_an_edit_moves_a_few_chunks_wherever_it_is_and_however_long_the_text(
+    seed: int, format_: str, length: int
+) -> None:
+    """Three groups of three at most: that of the edit, and one that it shifts on either side."""
+    for before, after, new in edits(Random(seed), length):
+        assert moved(cut(before, format_), cut(after, format_)) <= 9 + len(cut(new, format_))
+
+
+def test_on_average_an_edit_moves_two_chunks_and_chunks_are_two_thirds_full() -> None:
+    chunker = Chunker(ChunkerSpec(100, 0), TOKENIZER)
+    moves, sizes = [], []
+    for seed in range(60):
+        for before, after, _ in edits(Random(seed), 100):
+            chunks = cut(before, chunker=chunker)
+            moves.append(moved(chunks, cut(after, chunker=chunker)))
+            sizes += [len(TOKENIZER.encode(chunk.text).ids) for chunk in chunks]
+    assert mean(moves) < 2.5
+    assert mean(sizes) > 0.65 * 100
+
+
+def test_equal_text_is_cut_equally_whatever_was_cut_and_forgotten_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = ["\n\n".join(paragraph(Random(seed)) for seed in range(n, n + 20)) for n in range(9)]
+    chunks = [cut(text) for text in texts]
+    monkeypatch.setattr(counting, "_MEMORY", 5)
+    forgetful = Chunker(ChunkerSpec(TOKENS, 0), TOKENIZER)
+    assert [cut(text, chunker=forgetful) for text in texts] == chunks
+
+
 def test_equal_text_twice_in_a_document_is_two_chunks() -> None:
     same = "## Same\n\n" + "the same words again " * 5 + "\n\n"
     first, second = cut(same + same)
@@ -145,7 +317,8 @@ def test_distinct_keys_have_distinct_ids_and_distinct_content_distinct_hashes(
     for make in (
         lambda a, b, c: chunk_id(a, b, c, 0, ""),
         lambda a, b, c: chunk_id("", a, b, 1, c),
-        content_hash_of,
+        lambda a, b, c: content_hash_of(a, b, "", {"key": c}),
+        lambda a, b, c: content_hash_of("", a, b, {c: ""}),
     ):
         assert (make(*one) == make(*other)) == (one == other)
 

@@ -81,16 +81,18 @@ class DistributionsSource:
         except OSError as error:
             raise DocumentError(f"cannot be read: {error}") from error
         metadata = message_from_string(extraction.decode(data))
-        content_type = metadata["Description-Content-Type"] or ""
-        text = extraction.checked(str(metadata.get_payload() or metadata["Description"] or ""))
+        description = str(metadata.get_payload() or metadata["Description"] or "")
+        # The default of the core metadata specification; decoded already, whatever it says.
+        media_type = (metadata["Description-Content-Type"] or "text/x-rst").partition(";")[0]
+        extracted = extraction.extract(description.encode(), name=ref.id, media_type=media_type)
         return Document(
             id=ref.id,
             version=ref.version,
-            text=text,
+            text=extracted.text,
             # No version in either: an upgrade that leaves the text alone must embed nothing.
             title=metadata["Name"] or ref.id,
             uri=f"pkg:pypi/{ref.id}",
-            format="markdown" if "markdown" in content_type else "text",
+            format=extracted.format,
             metadata={
                 "version": metadata["Version"] or "",
                 "summary": metadata["Summary"] or "",
