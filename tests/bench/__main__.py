@@ -85,15 +85,18 @@ def bench(
     the harness reads the whole store and compares it with the files. Parts:
 
     - **docs**: the manuals of PostgreSQL and git (Debian packages, downloaded once), embedded
-      with all-MiniLM-L6-v2 by each indexer's own embedder class, on the CPU.
+      with all-MiniLM-L6-v2 on the CPU: with PyTorch, as the peers' users do, and again all of
+      them with OpenVINO, which is our default.
     - **synthetic**: 100,000 chunks of generated text and an embedder that costs nothing, to see
       what the indexers themselves cost.
     - **no-op**: what our whole command costs when nothing changed, and our engine's share of it.
     - **memory**: what our sync needs for 1,000,000 chunks.
 
     The peers are installed by uv into environments of their own in the cache directory. Nothing
-    stays behind but those, the corpora and the results. Measure on a machine that does nothing
-    else.
+    stays behind but those, the corpora and the results.
+
+    Measure on a machine that does nothing else: on two cores a whole run takes about three hours,
+    a `--quick` one half an hour.
     """
     folder = out or Settings().state_dir / "bench"
     if redraw is not None:
@@ -132,7 +135,8 @@ def _measure(parts: list[Part], names: list[Name], quick: bool, folder: Path) ->
         generated = _generated(parts, divisor, say)
         runs: list[tuple[Corpus, str, int]] = []
         if Part.DOCS in parts:
-            runs.append((corpora.docs(cache_dir, say), "torch", divisor))
+            docs = corpora.docs(cache_dir, say)
+            runs += [(docs, "torch", divisor), (docs, "openvino", divisor)]
         if Part.SYNTHETIC in parts and generated:
             runs.append((generated, "stand-in", 1))
     for corpus, backend, every in runs:

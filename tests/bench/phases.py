@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from agent_pipelines.local.models import packaged_embedder
+from resources.embedders import cpu, openvino
+from resources.embedders.model import find
 from tests.bench import corpora
 from tests.bench.contenders import Contender, python_of
 from tests.bench.corpora import Corpus
@@ -151,17 +153,26 @@ class Run:
         environment = {}
         if self._contender.pins is None:
             environment["AGENT_PIPELINES_CACHE_DIR"] = str(self._cache_dir)
-            environment["EMBEDDER_BACKEND"] = self._backend
+            if self._backend != "stand-in":
+                environment["EMBEDDER_BACKEND"] = self._backend
         return running(self._contender, self._python, self._folder / "log", environment)
 
     def _opening(self, server: Server) -> dict[str, Any]:
-        return {
+        opening = {
             "weaviate": server.address,
             "state": str(self._state),
             "backend": self._backend,
             "tokens": TOKENS,
             "model": str(packaged_embedder()),
         }
+        if self._backend == "openvino" and self._contender.pins is not None:
+            # None of the peers ships this: they get the model that our own backend converted.
+            model = find(None, weights=True)
+            opening["converted"] = {
+                "folder": str(openvino.obtain(model, self._cache_dir)),
+                "precision": "bf16" if cpu.has_matrix_units() else "f32",
+            }
+        return opening
 
     def _expected(self) -> list[Pair]:
         """What should be there, by the contender's splitter in a process that saw no store."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.contenders import CONTENDERS
-from tests.bench.report import PHASE_TITLES, groups, store_of
+from tests.bench.report import BACKENDS, PHASE_TITLES, groups, store_of
 
 _COLOURS = {"ours": "#2563eb", "langchain": "#16a34a", "llamaindex": "#f59e0b"}
 _WRONG = "#dc2626"
@@ -39,7 +39,8 @@ def draw(measured: dict[str, Any], path: Path) -> None:
         documents = max(result["documents"] for result in results)
         chunks = max((r["truth"]["wanted"] for r in results if r["truth"]), default=0)
         axis.set_title(
-            f"{corpus}: {documents:,} documents, about {chunks:,} chunks; embedder: {backend}",
+            f"{corpus}: {documents:,} documents, about {chunks:,} chunks; "
+            f"embedder: {BACKENDS[backend]}",
             loc="left",
             fontsize=11,
         )

@@ -29,6 +29,12 @@ COLUMNS = (
     *("peak MB", "embedded", "chunks", "store", "found"),
 )
 
+BACKENDS = {
+    "torch": "PyTorch, the peers' default",
+    "openvino": "OpenVINO, our default, given to all",
+    "stand-in": "a stand-in that costs nothing",
+}
+
 #: What a reader must know to judge the numbers.
 NOTES = (
     "Inside the clock: listing and reading the files, cutting, embedding, writing, and the "
@@ -259,7 +265,7 @@ def _style(result: dict[str, Any]) -> str:
 
 
 def _title(corpus: str, backend: str) -> str:
-    return f"{corpus}, embedder: {backend}"
+    return f"{corpus}, embedder: {BACKENDS[backend]}"
 
 
 def _markdown_table(columns: Sequence[str], results: list[dict[str, Any]]) -> list[str]:

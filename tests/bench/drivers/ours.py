@@ -123,6 +123,9 @@ class _Counting:
 class _StandIn:
     """`standin`'s vectors with MiniLM's tokenizer."""
 
+    #: It does not mind how much it gets at once.
+    pack_tokens = 1 << 20
+
     def __init__(self, model: str, dimension: int) -> None:
         self._model = model
         self.identity = EmbedderIdentity("stand-in", "0" * 64, dimension, 256, normalized=True)

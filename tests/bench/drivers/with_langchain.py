@@ -5,7 +5,7 @@ longer in the source. Its keys stay SHA-1: the other encoders give ids that are 
 Weaviate refuses. Runs in LangChain's own environment; nothing of ours is importable there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import protocol
@@ -31,10 +31,11 @@ class LangChain:
         backend: str,
         tokens: int,
         model: str,
+        converted: dict[str, str] | None = None,
     ) -> dict[str, Any]:
         self._splitter = _splitter(model, tokens)
         self._splitter.split_text(protocol.WARM_UP)
-        self._embeddings = _Counting(_StandIn() if backend == "stand-in" else _hugging_face(model))
+        self._embeddings = _Counting(_embeddings(backend, model, converted))
         self._embeddings.embed_documents(["the model is loaded before the clock starts"])
         self._store = WeaviateVectorStore(
             client=connect(weaviate),
@@ -79,8 +80,14 @@ class LangChain:
         return {"vectors": self._embeddings.embed_documents(list(texts))}
 
 
-def _hugging_face(model: str) -> Embeddings:
-    # Imported here: torch's memory is no cost of the indexer where the model is a stand-in.
+def _embeddings(backend: str, model: str, converted: dict[str, str] | None) -> Embeddings:
+    if backend == "stand-in":
+        return _Computed(standin.vectors)
+    # Imported here: what computes vectors is no cost of the indexer where it does not.
+    if converted is not None:
+        from converted import Network
+
+        return _Computed(Network(**converted).vectors)
     from langchain_huggingface import HuggingFaceEmbeddings
 
     return HuggingFaceEmbeddings(model_name=model, model_kwargs={"device": "cpu"})
@@ -117,11 +124,14 @@ class _Counting(Embeddings):
         return self._embeddings.embed_query(text)
 
 
-class _StandIn(Embeddings):
-    """`standin`'s vectors."""
+class _Computed(Embeddings):
+    """Vectors that some function computes."""
+
+    def __init__(self, vectors: Callable[[list[str]], Any]) -> None:
+        self._vectors = vectors
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        return standin.vectors(texts).tolist()
+        return self._vectors(texts).tolist()
 
     def embed_query(self, text: str) -> list[float]:
         return self.embed_documents([text])[0]

@@ -7,7 +7,7 @@ Runs in LlamaIndex's own environment; nothing of ours is importable there.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,11 @@ class LlamaIndex:
         backend: str,
         tokens: int,
         model: str,
+        converted: dict[str, str] | None = None,
     ) -> dict[str, Any]:
         self._splitter = _splitter(model, tokens)
         self._splitter.split_text(protocol.WARM_UP)
-        self._embedding = _StandIn() if backend == "stand-in" else _hugging_face(model)
+        self._embedding = _embedding(backend, model, converted)
         self._embedding.get_text_embedding("the model is loaded before the clock starts")
         self._store = WeaviateVectorStore(weaviate_client=connect(weaviate), index_name="Bench")
         self._storage = Path(state) / "pipeline_storage"
@@ -101,9 +102,15 @@ def _documents(folder: str) -> list[Document]:
     return [Document(text=text, id_=id_) for id_, text in protocol.documents(folder)]
 
 
-def _hugging_face(model: str) -> BaseEmbedding:
-    """The embedding of its documentation, counting the texts it was given."""
-    # Imported here: torch's memory is no cost of the indexer where the model is a stand-in.
+def _embedding(backend: str, model: str, converted: dict[str, str] | None) -> BaseEmbedding:
+    """An embedding that counts the texts it was given."""
+    if backend == "stand-in":
+        return _Computed(standin.vectors)
+    # Imported here: what computes vectors is no cost of the indexer where it does not.
+    if converted is not None:
+        from converted import Network
+
+        return _Computed(Network(**converted).vectors)
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
     class Counting(HuggingFaceEmbedding):
@@ -116,14 +123,19 @@ def _hugging_face(model: str) -> BaseEmbedding:
     return Counting(model_name=model, device="cpu")
 
 
-class _StandIn(BaseEmbedding):
-    """`standin`'s vectors."""
+class _Computed(BaseEmbedding):
+    """Vectors that some function computes."""
 
     _texts: int = PrivateAttr(0)
+    _vectors: Any = PrivateAttr()
+
+    def __init__(self, vectors: Callable[[list[str]], Any]) -> None:
+        super().__init__()
+        self._vectors = vectors
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         self._texts += len(texts)
-        return standin.vectors(texts).tolist()
+        return self._vectors(texts).tolist()
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
