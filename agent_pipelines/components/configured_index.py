@@ -101,5 +101,4 @@ class ConfiguredIndex:
                 store=store,
                 engine=state.engine(),
                 settings=self.config.collection,
-                partitions=self.config.partitions,
             )

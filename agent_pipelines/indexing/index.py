@@ -33,7 +33,6 @@ class Index:
     store: VectorStore
     engine: Engine
     settings: CollectionSettings = field(default_factory=CollectionSettings)
-    partitions: int = 1
 
     @property
     def alias(self) -> str:

@@ -43,7 +43,7 @@ def source() -> MemorySource:
 
 @pytest.fixture
 def index(store: WeaviateStore, engine: Engine, source: MemorySource) -> Iterator[Index]:
-    with named_index(store, engine, source, partitions=3) as made:
+    with named_index(store, engine, source) as made:
         yield made
 
 
@@ -126,11 +126,10 @@ def test_another_number_of_parts_embeds_nothing_again(index: Index, source: Memo
     commit(index)
     assert isinstance(index.embedder, HashEmbedder)
     index.embedder.texts.clear()
-    whole = replace(index, partitions=1)
-    run_sync(whole)
-    commit(whole)
+    run_sync(index)
+    commit(index)
     for number in range(5):
-        run_sync(replace(index, partitions=5), partition=Partition(number, 5))
+        run_sync(index, partition=Partition(number, 5))
     commit(index)
     assert index.embedder.texts == []
     assert_exact(index, source)
