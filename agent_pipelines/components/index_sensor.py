@@ -5,8 +5,8 @@ evaluating (`health/`) or syncing (`indexing/`).
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from time import time
 from typing import Any
 
@@ -50,8 +50,10 @@ class Cursor:
     """The states that were reported last."""
     reported_at: float = 0.0
     attempts: int = 0
-    """Syncs asked for since the index was last right."""
+    """Runs asked for since one last got anywhere."""
     asked_at: float = 0.0
+    reached: str = ""
+    """How far the index was when a run was last asked for."""
 
     def may_ask(self, now: float) -> bool:
         """Whether enough time has passed since the last sync that did not help."""
@@ -94,13 +96,19 @@ def build(component: ConfiguredIndex, jobs: Sequence[Any]) -> dg.SensorDefinitio
                 View(index, committed=True) as view,
             ):
                 readings = evaluate(view, tick())
-                wanted = _wanted(component, view, readings)
+                if (reached := _reached(view)) != cursor.reached:
+                    # The last run helped, if there was one: what is wanted now was not tried yet.
+                    cursor = replace(cursor, attempts=0, reached=reached)
+                wanted = _wanted(component, view, readings, cursor.attempts)
+                if wanted is None:
+                    cursor = replace(cursor, attempts=0)
         except UnavailableError as error:
             # Nothing can be seen: every check says so, and none claims the index to be wrong.
             readings = {
                 signal: Reading(State.CANNOT_TELL, error.message, signal.statement)
                 for signal in tick()
             }
+            # What could not be looked at is not known to be right: a back-off goes on.
             wanted = None
         return _result(component, cursor, readings, wanted)
 
@@ -115,23 +123,41 @@ class Wanted:
     """The signal that asks for them."""
     job: str
     partition_keys: Sequence[str | None] = (None,)
+    run_config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _reached(view: View) -> str:
+    """Changes with every sync that changed something and with every commit."""
+    index = view.index
+    snapshot = live.latest(index.engine, index.name)
+    generation = generations.under(index.engine, index.name, index.spec)
+    digest = generation.source_digest if generation else None
+    return f"{snapshot.sequence if snapshot else 0} {digest}"
 
 
 def _wanted(
-    component: ConfiguredIndex, view: View, readings: dict[Signal, Reading]
+    component: ConfiguredIndex, view: View, readings: dict[Signal, Reading], attempts: int
 ) -> Wanted | None:
     """What is to be run, or None."""
     index, keys = view.index, component.partitions
     if generations.is_rejected(index.engine, index.name, index.spec):
         return None  # by whoever rolled back; a sync would be refused
     reason = _reason(view, readings)
-    if keys and reason in (None, "fresh", "unfinished_sync") and live.is_pending(index):
-        return Wanted("unfinished_sync", component.live_job_name)
+    if reason in (None, "fresh", "unfinished_sync") and live.is_pending(index):
+        if not keys:
+            return Wanted("unfinished_sync", component.job_name)
+        # A commit that fails must not keep the syncs from running that would mend it.
+        if reason is None or attempts % 2 == 0:
+            return Wanted("unfinished_sync", component.live_job_name)
     if reason is None:
         return None
     if not keys:
         return Wanted(reason, component.job_name)
     every = list(keys)
+    if reason == "counts_match":
+        # An object that says nothing of its partition is missed by none of them.
+        config = {"ops": {f"{component.name}__index": {"config": {"verify": True}}}}
+        return Wanted(reason, component.job_name, every, config)
     if reason == "fresh":
         changed = {bucket_of(id_) % len(keys) for id_, _ in view.plan.changes()}
         return Wanted(reason, component.job_name, [every[number] for number in sorted(changed)])
@@ -163,14 +189,16 @@ def _result(
     after = Cursor(
         reported=states,
         reported_at=now if report else cursor.reported_at,
-        attempts=0 if wanted is None else cursor.attempts + ask,
+        attempts=cursor.attempts + ask,
         asked_at=now if ask else cursor.asked_at,
+        reached=cursor.reached,
     )
     return dg.SensorResult(
         run_requests=[
             dg.RunRequest(
                 job_name=wanted.job,
                 partition_key=key,
+                run_config=dict(wanted.run_config),
                 tags={
                     "agent-pipelines/signal": wanted.because,
                     "agent-pipelines/attempt": str(after.attempts),

@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from sqlalchemy import Connection, Engine, delete, select, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.indexing.embedding import EmbedderIdentity
 from agent_pipelines.indexing.partition import Partition
 from agent_pipelines.indexing.spec import Spec
 from agent_pipelines.indexing.store import CollectionSettings, StoreError, VectorStore
-from agent_pipelines.state.engine import read, write
+from agent_pipelines.state.engine import alone, read, write
 from agent_pipelines.state.leases import Lease
 from agent_pipelines.state.tables import chunks, documents, generations, partitions
 from agent_pipelines.state.upsert import upsert
+
+#: Collections are announced one after the other; the number is arbitrary, fixed.
+_LOCK = 7_205_933
 
 _INDEX_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
@@ -98,8 +101,9 @@ def open_for(
     Raises:
         UserError: the generation under this spec was rolled back.
     """
-    present = set(store.collections())
     generation = under(engine, index, spec)
+    # Asked after it: what is on record as built is there, unless somebody has dropped it.
+    present = set(store.collections())
     if is_rejected(engine, index, spec):
         raise UserError(
             f"index {index} was rolled back from what its defs.yaml says (spec "
@@ -109,12 +113,7 @@ def open_for(
         )
     if generation and generation.state != "creating" and generation.collection in present:
         return generation
-    if generation and generation.state == "creating":
-        name = generation.collection
-    else:
-        taken = present | {g.collection for g in known(engine, index)}
-        name = _free_name(f"{alias_of(index)}__{spec.fingerprint[:10]}", taken=taken)
-        _announce(engine, index, name, spec)
+    name = _announced(engine, index, spec, present)
     if name not in present:
         try:
             store.create_collection(name, f"index {index}, spec {spec.fingerprint}", settings)
@@ -131,18 +130,32 @@ def open_for(
     return Generation(name, spec.fingerprint, spec.embedder, "building", None, None, None)
 
 
-def _announce(engine: Engine, index: str, collection: str, spec: Spec) -> None:
-    """Say that a collection will be created, so that one left by a crash is somebody's."""
-    row = {
-        "collection": collection,
-        "index_name": index,
-        "fingerprint": spec.fingerprint,
-        "spec": spec.as_dict(),
-        "state": "creating",
-        "created_at": datetime.now(UTC),
-    }
+def _announced(engine: Engine, index: str, spec: Spec, present: set[str]) -> str:
+    """The name of a collection to create, on record so that one left by a crash is somebody's.
+
+    Two partitions that begin at the same moment are given the same one.
+    """
+    columns = generations.c
     with write(engine) as connection:
-        upsert(connection, generations, [row], overwrite=("index_name",))
+        alone(connection, _LOCK)
+        rows = connection.execute(select(generations).where(columns.index_name == index)).all()
+        for row in rows:
+            usable = row.fingerprint == spec.fingerprint and row.state != "retired"
+            if usable and (row.state == "creating" or row.collection in present):
+                return str(row.collection)
+        taken = present | {row.collection for row in rows}
+        name = _free_name(f"{alias_of(index)}__{spec.fingerprint[:10]}", taken=taken)
+        connection.execute(
+            insert(generations).values(
+                collection=name,
+                index_name=index,
+                fingerprint=spec.fingerprint,
+                spec=spec.as_dict(),
+                state="creating",
+                created_at=datetime.now(UTC),
+            )
+        )
+    return name
 
 
 def remember_golden(engine: Engine, collection: str, vector: Sequence[float]) -> None:
@@ -223,11 +236,12 @@ def make_live(engine: Engine, store: VectorStore, index: str, collection: str) -
                 _set(connection, generation.collection, state="retired")
 
 
-def swap_back(engine: Engine, *, left: Generation, returned_to: Generation, rejected: bool) -> None:
+def swap_back(
+    connection: Connection, *, left: Generation, returned_to: Generation, rejected: bool
+) -> None:
     """Record a rollback: which generation is live again, and whether the other is held off."""
-    with write(engine) as connection:
-        _set(connection, left.collection, state="rejected" if rejected else "previous")
-        _set(connection, returned_to.collection, state="live")
+    _set(connection, left.collection, state="rejected" if rejected else "previous")
+    _set(connection, returned_to.collection, state="live")
 
 
 def known(engine: Engine, index: str) -> list[Generation]:

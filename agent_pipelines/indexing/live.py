@@ -5,15 +5,19 @@ and going back to the generation before. Does not belong here: deciding whether 
 (`health/`, whose blocking checks run before).
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Connection, Engine, insert, select
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.indexing import changes, generations
 from agent_pipelines.indexing.generations import Generation
 from agent_pipelines.indexing.index import Index
+from agent_pipelines.indexing.store import StoreError
 from agent_pipelines.state import leases
 from agent_pipelines.state.engine import read, write
 from agent_pipelines.state.tables import snapshots
@@ -84,7 +88,7 @@ def commit(index: Index) -> Snapshot:
         UserError: another commit of this index is running, or its spec was rolled back.
         UnavailableError: the store or the state database does not answer.
     """
-    with leases.hold(index.engine, f"live {index.name}"):
+    with leases.hold(index.engine, f"live {index.name}"), _refusals(index):
         generation = generations.open_for(
             index.engine, index.store, index.name, index.spec, index.settings
         )
@@ -114,18 +118,27 @@ def rollback(index: Index) -> Snapshot:
                 remedy="one is kept when a changed defs.yaml builds a new one; to undo an edit of "
                 "the source, edit the source",
             )
-        returned = _make_live(index, kept)
-        generations.swap_back(
-            index.engine,
-            left=left,
-            returned_to=kept,
-            # Who returns to what defs.yaml says has nothing to hold off.
-            rejected=kept.fingerprint != index.spec.fingerprint,
-        )
-        return returned
+        # Who returns to what defs.yaml says has nothing to hold off.
+        rejected = kept.fingerprint != index.spec.fingerprint
+        swap = partial(generations.swap_back, left=left, returned_to=kept, rejected=rejected)
+        with _refusals(index):
+            return _make_live(index, kept, and_record=swap)
 
 
-def _make_live(index: Index, generation: Generation) -> Snapshot:
+@contextmanager
+def _refusals(index: Index) -> Iterator[None]:
+    try:
+        yield
+    except StoreError as error:
+        raise CommitError(f"{index.name}: {error}") from error
+
+
+def _make_live(
+    index: Index,
+    generation: Generation,
+    *,
+    and_record: Callable[[Connection], None] = lambda _: None,
+) -> Snapshot:
     before = latest(index.engine, index.name)
     snapshot = _snapshot(index, generation.collection, before.sequence + 1 if before else 1)
     if index.store.count(generation.collection) != snapshot.chunks:
@@ -141,6 +154,7 @@ def _make_live(index: Index, generation: Generation) -> Snapshot:
         with write(index.engine) as connection:
             values = asdict(snapshot)
             connection.execute(insert(snapshots).values(index_name=values.pop("index"), **values))
+            and_record(connection)
     return before if before and said_before else snapshot
 
 

@@ -332,14 +332,17 @@ class _Sync:
     def _embedded(self, prepared: Iterator[DocumentWrite | _Failure]) -> Iterator[_Batch]:
         writes: list[DocumentWrite] = []
         failures: list[_Failure] = []
+        chunks = 0
         for item in prepared:
             if isinstance(item, _Failure):
                 failures.append(item)
             else:
                 writes.append(item)
-            if sum(len(w.add) for w in writes) >= BATCH_CHUNKS:
+                chunks += len(item.add)
+            # Documents that add nothing, or that fail, must not pile up either.
+            if chunks >= BATCH_CHUNKS or len(writes) + len(failures) >= BATCH_CHUNKS:
                 yield self._with_vectors(writes, failures)
-                writes, failures = [], []
+                writes, failures, chunks = [], [], 0
         yield self._with_vectors(writes, failures)
 
     def _with_vectors(
@@ -366,6 +369,9 @@ class _Sync:
         in_flight = {row.id: row for row in failure.rows if row.state != "present"}
         if not in_flight:
             return
+        states = {row.state for row in failure.rows}
+        # What replaces them was confirmed, and they were about to go.
+        replaced = "retiring" in states and not states.isdisjoint(("present", "moving"))
         stored = self._index.store.get(self._collection, list(in_flight))
         held = {
             id_: found.chunk.position
@@ -373,6 +379,7 @@ class _Sync:
             if is_sound(found, self._generation)
             and in_flight[id_].content_hash == found.chunk.content_hash
             and in_flight[id_].state != "writing"
+            and not (replaced and in_flight[id_].state == "retiring")
         }
         gone = [id_ for id_ in in_flight if id_ not in held]
         if gone:

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
 
 from agent_pipelines.errors import UnavailableError, UserError
 
@@ -74,18 +80,43 @@ def write(engine: Engine) -> Iterator[Connection]:
 
     On SQLite it takes the write lock at once: a transaction that reads first and writes later
     fails instead of waiting when another writer came between.
+
+    Raises:
+        UnavailableError: the database does not answer, or has no time for us.
     """
-    with engine.execution_options(write=True).begin() as connection:
+    with _answering(engine), engine.execution_options(write=True).begin() as connection:
         yield connection
 
 
 @contextmanager
 def read(engine: Engine) -> Iterator[Connection]:
-    """One reading transaction: all its queries see the same moment. It blocks no writer."""
-    with engine.connect() as connection:
+    """One reading transaction: all its queries see the same moment. It blocks no writer.
+
+    Raises:
+        UnavailableError: the database does not answer.
+    """
+    with _answering(engine), engine.connect() as connection:
         if connection.dialect.name == "postgresql":
             connection = connection.execution_options(isolation_level="REPEATABLE READ")
         yield connection
+
+
+def alone(connection: Connection, key: int) -> None:
+    """Wait for every other transaction that has asked for this key. On SQLite a writer is alone."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": key})
+
+
+@contextmanager
+def _answering(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        shown = engine.url.render_as_string(hide_password=True)
+        raise UnavailableError(
+            f"the state database {shown} cannot be used: {error.orig}",
+            remedy="check that it is up, reachable and writable",
+        ) from error
 
 
 def _configure_sqlite(engine: Engine) -> None:
@@ -131,7 +162,6 @@ def _migrate(engine: Engine) -> None:
             remedy="upgrade agent-pipelines to the version that wrote it",
         ) from error
     with write(engine) as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": _MIGRATION_LOCK})
+        alone(connection, _MIGRATION_LOCK)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

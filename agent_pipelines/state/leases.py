@@ -7,20 +7,28 @@ Belongs here: taking, keeping and giving up a lease in the state database. Its t
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from threading import Event, Thread
 
 import psutil
 from sqlalchemy import Connection, Engine, select, update
 
-from agent_pipelines.errors import UserError
-from agent_pipelines.state.engine import write
+from agent_pipelines.errors import UnavailableError, UserError
+from agent_pipelines.state.engine import alone, write
 from agent_pipelines.state.tables import leases
 from agent_pipelines.state.upsert import upsert
 
 #: A holder that is silent this long has lost the lease. Longer than any one step between renewals.
 _TERM = timedelta(minutes=10)
+_RENEW_EVERY = 60.0
+
+#: Takes happen one after the other, so that rivals see each other; the number is arbitrary, fixed.
+_LOCK = 7_205_932
+
+#: Seconds by which the start of a process may seem to move when the system's clock is set.
+_CLOCK_STEP = 60
 
 
 class LeaseLostError(Exception):
@@ -82,9 +90,15 @@ def hold(engine: Engine, name: str, *, rival: Callable[[str], bool] = _no_rival)
         UserError: someone else holds it, or a rival; the message says who.
     """
     lease = _take(engine, name, rival)
+    done = Event()
+    # Kept by a thread: a listing or one call of a model may take longer than the lease lasts.
+    keeper = Thread(target=_keep, args=(lease, done), name=f"lease {name}", daemon=True)
+    keeper.start()
     try:
         yield lease
     finally:
+        done.set()
+        keeper.join()
         with write(engine) as connection:
             connection.execute(
                 update(leases)
@@ -93,9 +107,18 @@ def hold(engine: Engine, name: str, *, rival: Callable[[str], bool] = _no_rival)
             )
 
 
+def _keep(lease: Lease, done: Event) -> None:
+    while not done.wait(_RENEW_EVERY):
+        # Whoever holds a lost lease is told by its own next step; a database that does not answer
+        # now may answer in a minute.
+        with suppress(LeaseLostError, UnavailableError):
+            lease.renew()
+
+
 def _take(engine: Engine, name: str, rival: Callable[[str], bool]) -> Lease:
     now = datetime.now(UTC)
     with write(engine) as connection:
+        alone(connection, _LOCK)
         # A row that nobody holds, so that there is one to lock the first time too.
         nobody = {"name": name, "token": 0, "holder": "", "expires_at": now}
         upsert(connection, leases, [nobody], overwrite=("name",))
@@ -134,6 +157,6 @@ def _is_dead(holder: str) -> bool:
         return False
     pid, _, started = rest.partition(" started ")
     try:
-        return int(psutil.Process(int(pid)).create_time()) != int(started)
+        return abs(psutil.Process(int(pid)).create_time() - int(started)) > _CLOCK_STEP
     except psutil.NoSuchProcess:
         return True

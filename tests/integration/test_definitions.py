@@ -13,6 +13,7 @@ from agent_pipelines.components import index_sensor
 from agent_pipelines.definitions import build_defs
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.indexing import live
+from agent_pipelines.indexing.live import CommitError
 from resources.state import StateResource
 from resources.weaviate import WeaviateResource, WeaviateStore
 from tests.engine import raw
@@ -180,6 +181,29 @@ def test_the_sensor_asks_once_for_an_edit_backs_off_and_is_quiet_when_all_is_wel
     assert asked(well) == []
     assert json.loads(well.cursor or "{}")["attempts"] == 0  # type: ignore[union-attr]
 
+    (world.docs / "3.md").write_text("# Runbook 3\n\nService 3 is gone for good.\n")
+    busy = world.tick(fourth.cursor)  # type: ignore[union-attr]
+    assert asked(busy), "a source that never rests is no failure: the last sync helped"
+
+
+def test_a_sync_that_was_not_committed_is_asked_for_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a run that was killed between the two; nothing else about the index is false."""
+    assert world.sync().success
+    (world.docs / "3.md").write_text("# Runbook 3\n\nService 3 is restarted by itself now.\n")
+    from agent_pipelines.components import index
+
+    def killed(_: Any) -> Any:
+        raise CommitError("killed")
+
+    monkeypatch.setattr(index, "commit", killed)
+    assert not world.sync().success
+    monkeypatch.undo()
+    assert [tags["agent-pipelines/signal"] for tags in asked(world.tick())] == ["unfinished_sync"]
+    assert world.sync().success
+    assert asked(world.tick()) == []
+
 
 def test_while_a_sync_runs_the_sensor_does_not_judge(world: World) -> None:
     job = world.definitions.resolve_job_def("handbook_sync")
@@ -313,7 +337,9 @@ def test_a_split_index_is_synced_by_partition_and_committed_once_all_are_in(
     assert requested(world.tick()) == [("handbook_live", None)]
 
 
-def test_the_checks_of_a_split_index_block_its_commit(world: World, store: WeaviateStore) -> None:
+def test_the_checks_of_a_split_index_block_its_commit(
+    world: World, store: WeaviateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.configure("partitions: 2")
     for key in ("1-of-2", "2-of-2"):
         assert world.run("handbook_sync", key).success
@@ -324,6 +350,12 @@ def test_the_checks_of_a_split_index_block_its_commit(world: World, store: Weavi
     failed = {name for name, passed in checks_of(result).items() if not passed}
     assert failed == {"counts_match", "ids_match"}
     assert store.alias_target(ALIAS) is None, "live was not reached"
+
+    first = world.tick()
+    assert requested(first) == [("handbook_live", None)]
+    monkeypatch.setattr(index_sensor, "time", lambda: 4e9)
+    again = world.tick(first.cursor)  # type: ignore[union-attr]
+    assert {job for job, _ in requested(again)} == {"handbook_sync"}, "which mends it"
 
 
 def test_the_schedule_of_a_split_index_asks_for_every_partition(world: World) -> None:

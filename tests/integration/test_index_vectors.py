@@ -13,6 +13,7 @@ from sqlalchemy import Engine, update
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.health.signal import State
+from agent_pipelines.indexing import sync as sync_module
 from agent_pipelines.indexing.embedding import Vectors
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.live import commit
@@ -83,6 +84,29 @@ def test_a_new_title_or_metadata_changes_what_is_shown_and_embeds_nothing(
     assert (report.embedded, report.written, report.retired) == (0, 1, 1)
     (stored,) = stored_in(index).values()
     assert (stored.chunk.title, stored.chunk.metadata) == ("network", {"team": "network"})
+
+
+def test_documents_that_add_nothing_do_not_pile_up(
+    index: Index, source: MemorySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Touched files, or a source of which nothing can be read: batches end all the same."""
+    source.texts = {f"{n}.md": section("same") for n in range(30)}
+    monkeypatch.setattr(sync_module, "BATCH_CHUNKS", 10)
+    run_sync(index)
+    source.texts |= {f"{n}.md": section("same") + "\n" for n in range(15)}
+    source.texts |= {f"{n}.md": None for n in range(15, 30)}
+    batches: list[int] = []
+    apply = sync_module.Applier.apply
+
+    def counted(self: Any, writes: Any, vectors: Any) -> None:
+        batches.append(len(writes))
+        apply(self, writes, vectors)
+
+    monkeypatch.setattr(sync_module.Applier, "apply", counted)
+    report = run_sync(index)
+    assert (report.changed, report.written, report.failed) == (30, 0, 15)
+    assert max(batches) <= 10
+    assert sum(batches) == 15
 
 
 def test_a_flawed_vector_is_never_copied(
