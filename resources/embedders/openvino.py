@@ -33,6 +33,10 @@ INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_id
 #: Raised when `convert.py` converts differently.
 _CONVERSION = 1
 
+#: Padded tokens per core at once: 0.1 s of MiniLM's work. CPU time per text is alike from 128 to
+#: 512, from 1,024 on it rises by up to 40 %: what is between two layers leaves a core's cache.
+_TOKENS_PER_CORE = 512
+
 _ERROR_LINES = 10
 
 
@@ -134,7 +138,7 @@ class OpenVinoEmbedder:
     @property
     def pack_tokens(self) -> int:
         """The largest pack it likes."""
-        return cpu.pack_tokens()
+        return _TOKENS_PER_CORE * cpu.cores()
 
     def tokenizer(self) -> "Tokenizer":
         """A fresh copy of the model's tokenizer."""

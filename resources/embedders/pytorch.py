@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from tokenizers import Tokenizer
 
+#: Padded tokens per core at once: half a second of MiniLM's work. With quiet cores 1,024 would be
+#: 8 % quicker, but its threads wait for each other by spinning: on a busy machine less than this
+#: costs twice the time.
+_TOKENS_PER_CORE = 2_048
+
 #: Padded tokens at once on a GPU: enough to fill one, and a gigabyte or two of its memory.
 _GPU_PACK_TOKENS = 32_768
 
@@ -46,7 +51,7 @@ class PytorchEmbedder:
     def pack_tokens(self) -> int:
         """The largest pack it likes."""
         on_gpu = accelerators.has_gpu() or accelerators.has_mps()
-        return _GPU_PACK_TOKENS if on_gpu else cpu.pack_tokens()
+        return _GPU_PACK_TOKENS if on_gpu else _TOKENS_PER_CORE * cpu.cores()
 
     def tokenizer(self) -> "Tokenizer":
         """A fresh copy of the model's tokenizer, without loading the weights."""
