@@ -11,7 +11,7 @@ from functools import cached_property
 from agent_pipelines.indexing import changes, generations, live
 from agent_pipelines.indexing.generations import Generation
 from agent_pipelines.indexing.index import Index
-from agent_pipelines.indexing.ledger import Ledger
+from agent_pipelines.indexing.ledger import Counts, Ledger
 from agent_pipelines.indexing.listing import Listing
 from agent_pipelines.indexing.live import Snapshot
 from agent_pipelines.indexing.plan import Plan, make_plan
@@ -67,6 +67,11 @@ class View:
     @cached_property
     def ledger(self) -> Ledger:
         return self.index.ledger(self.generation.collection)
+
+    @cached_property
+    def counts(self) -> Counts:
+        """What the ledger of that generation holds, by state."""
+        return self.ledger.counts()
 
     @cached_property
     def snapshot(self) -> Snapshot:

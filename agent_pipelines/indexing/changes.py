@@ -5,10 +5,10 @@ belong here: what a stale index means for anyone (`health/`).
 """
 
 from datetime import datetime
-from itertools import islice
 
 from sqlalchemy import Engine, delete, func, select
 
+from agent_pipelines.indexing.batches import batched
 from agent_pipelines.indexing.plan import Plan
 from agent_pipelines.indexing.sources import Ref
 from agent_pipelines.state.engine import write
@@ -31,8 +31,7 @@ def observe(engine: Engine, index: str, plan: Plan, *, listed_at: datetime) -> N
         before = connection.scalar(
             select(listings.c.listed_at).where(listings.c.index_name == index)
         )
-        changes = plan.changes()
-        while some := list(islice(changes, _SLICE)):
+        for some in batched(plan.changes(), _SLICE):
             rows = [
                 {
                     "index_name": index,

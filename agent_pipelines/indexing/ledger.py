@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Engine, Table, delete, func, select, update
 
+from agent_pipelines.indexing.batches import batched
 from agent_pipelines.indexing.chunking import Chunk
 from agent_pipelines.indexing.partition import WHOLE, Partition, bucket_of
 from agent_pipelines.indexing.sources import Ref
@@ -144,7 +145,7 @@ class Ledger:
         found: dict[str, list[ChunkRow]] = defaultdict(list)
         columns = chunks.c
         with read(self._engine) as connection:
-            for ids in _slices(document_ids):
+            for ids in batched(document_ids, _SLICE):
                 query = select(chunks).where(
                     columns.collection == self._collection, columns.document_id.in_(ids)
                 )
@@ -158,7 +159,7 @@ class Ledger:
         """What the ledger knows of these chunks; nothing of those it does not know."""
         found = {}
         with read(self._engine) as connection:
-            for ids in _slices(chunk_ids):
+            for ids in batched(chunk_ids, _SLICE):
                 for row in connection.execute(select(chunks).where(*self._these(ids))):
                     found[row.chunk_id] = Entry(
                         row.document_id, row.position, row.content_hash, row.state
@@ -179,7 +180,7 @@ class Ledger:
         found: dict[str, str] = {}
         columns = chunks.c
         with read(self._engine) as connection:
-            for hashes in _slices(text_hashes):
+            for hashes in batched(text_hashes, _SLICE):
                 query = (
                     select(columns.text_hash, func.min(columns.chunk_id))
                     .where(
@@ -255,7 +256,7 @@ class Ledger:
         What is half-written, in the store and not in its vector index, is deleted before that.
         """
         with self._write() as connection:
-            for ids in _slices(chunk_ids):
+            for ids in batched(chunk_ids, _SLICE):
                 owners = select(chunks.c.document_id).where(*self._these(ids))
                 connection.execute(
                     update(documents)
@@ -292,13 +293,13 @@ class Ledger:
         """Second phase: the store has confirmed; make it so."""
         with self._write() as connection:
             self._set_present(connection, writes)
-            for ids in _slices([id_ for w in writes for id_ in w.retire]):
+            for ids in batched([id_ for w in writes for id_ in w.retire], _SLICE):
                 self._bury(connection, ids)
             for gone, change in (
                 (False, update(documents).values(state="indexed")),
                 (True, delete(documents)),
             ):
-                for ids in _slices([w.ref.id for w in writes if w.gone is gone]):
+                for ids in batched([w.ref.id for w in writes if w.gone is gone], _SLICE):
                     connection.execute(
                         change.where(
                             documents.c.collection == self._collection,
@@ -316,7 +317,7 @@ class Ledger:
                     .where(*self._these([chunk_id]))
                     .values(position=position, state="present")
                 )
-            for ids in _slices(gone):
+            for ids in batched(gone, _SLICE):
                 self._bury(connection, ids)
             left = connection.scalars(
                 select(columns.content_hash)
@@ -370,7 +371,7 @@ class Ledger:
     def _set_state(
         self, connection: Connection, chunk_ids: Sequence[str], state: ChunkState
     ) -> None:
-        for ids in _slices(chunk_ids):
+        for ids in batched(chunk_ids, _SLICE):
             connection.execute(update(chunks).where(*self._these(ids)).values(state=state))
 
     def _document(self, ref: Ref, *, state: DocumentState) -> dict[str, Any]:
@@ -432,8 +433,3 @@ def text_hash_of(text: str) -> str:
 def content_hash_of_document(chunk_hashes: Sequence[str]) -> str:
     """SHA-256 over the content hashes of a document's chunks, in their order."""
     return hashlib.sha256("".join(chunk_hashes).encode()).hexdigest()
-
-
-def _slices(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), _SLICE):
-        yield ids[start : start + _SLICE]

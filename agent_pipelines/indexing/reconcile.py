@@ -6,17 +6,15 @@ here: judging whether an index is true (`health/`), or putting it right (`sync.p
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Literal, TypeVar
+from typing import Literal
 
+from agent_pipelines.indexing.batches import batched
 from agent_pipelines.indexing.chunking import content_hash_of
 from agent_pipelines.indexing.embedding import flaw
 from agent_pipelines.indexing.generations import Generation
 from agent_pipelines.indexing.ledger import Entry, Ledger
 from agent_pipelines.indexing.partition import WHOLE, Partition
 from agent_pipelines.indexing.store import Stored, VectorStore
-
-T = TypeVar("T")
 
 Fault = Literal["missing", "orphan", "altered", "foreign spec", "bad vector", "not found"]
 
@@ -67,7 +65,7 @@ class Census:
         self.objects = 0
         objects = store.scan(generation.collection)
         mine = (stored for stored in objects if partition.has(stored.chunk.document_id))
-        for page in _pages(mine, _PAGE):
+        for page in batched(mine, _PAGE):
             self.objects += len(page)
             entries = ledger.entries([stored.chunk.id for stored in page])
             self._insert("seen", ((stored.chunk.id,) for stored in page))
@@ -160,11 +158,6 @@ def _faults(
         wrong = "is missing" if stored.vector is None else flaw(stored.vector, generation.embedder)
         if wrong:
             yield "bad vector", id_, wrong
-
-
-def _pages(items: Iterator[T], size: int) -> Iterator[list[T]]:
-    while page := list(islice(items, size)):
-        yield page
 
 
 def _marks(values: Sequence[object]) -> str:

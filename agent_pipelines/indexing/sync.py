@@ -5,16 +5,16 @@ belong here: the order of writes within a batch (`apply.py`) or making the resul
 Whatever a crash leaves, the next sync makes exact.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain, islice
+from itertools import chain
 from time import monotonic
-from typing import TypeVar
 
 from agent_pipelines.indexing import changes, generations
 from agent_pipelines.indexing.apply import Applier
+from agent_pipelines.indexing.batches import batched
 from agent_pipelines.indexing.chunking import Chunk, Chunker
 from agent_pipelines.indexing.embedding import EmbeddingError, Vectors
 from agent_pipelines.indexing.index import Index
@@ -34,8 +34,6 @@ from agent_pipelines.indexing.store import StoreError
 from agent_pipelines.indexing.vectors import VectorSupply
 from agent_pipelines.progress import Progress
 from agent_pipelines.state import leases
-
-T = TypeVar("T")
 
 #: Chunks that travel together through embed → write → confirm. Bounds memory and lost work.
 BATCH_CHUNKS = 512
@@ -273,11 +271,11 @@ class _Sync:
         ):
             # Listing and comparing may have taken long: another writer's chunks are no orphans.
             self._lease.renew()
-            for orphans in _slices(census.ids("orphan"), BATCH_CHUNKS):
+            for orphans in batched(census.ids("orphan"), BATCH_CHUNKS):
                 store.delete(self._collection, orphans)
-            for doubtful in _slices(census.ids(*WRONG), BATCH_CHUNKS):
+            for doubtful in batched(census.ids(*WRONG), BATCH_CHUNKS):
                 ledger.doubt(doubtful)
-            for lost in _slices(census.ids("not found"), BATCH_CHUNKS):
+            for lost in batched(census.ids("not found"), BATCH_CHUNKS):
                 ledger.doubt(lost, half_written=True)
             return census.count("orphan", "not found", *WRONG)
 
@@ -300,7 +298,7 @@ class _Sync:
 
     def _prepared(self, refs: Iterator[Ref]) -> Iterator[DocumentWrite | _Failure]:
         chunker = Chunker(self._index.chunker, self._index.embedder.tokenizer())
-        for slice_ in _slices(refs, _BATCH_DOCUMENTS):
+        for slice_ in batched(refs, _BATCH_DOCUMENTS):
             rows = self._ledger.chunks_of([ref.id for ref in slice_])
             with closing(mapped(self._read, slice_, workers=_READERS)) as documents:
                 for ref, document in zip(slice_, documents, strict=True):
@@ -388,7 +386,7 @@ class _Sync:
 
     def _delete(self, plan: Plan) -> None:
         none = self._supply.of([])
-        for ids in _slices(plan.delete(), _BATCH_DOCUMENTS):
+        for ids in batched(plan.delete(), _BATCH_DOCUMENTS):
             chunks = self._ledger.chunks_of(ids)
             self._lease.renew()
             self._applier.apply([_deletion(id_, chunks.get(id_, [])) for id_ in ids], none)
@@ -402,12 +400,6 @@ class _Sync:
 def _deletion(document_id: str, rows: Sequence[ChunkRow]) -> DocumentWrite:
     retire = [row.id for row in rows]
     return DocumentWrite(Ref(document_id, ""), "", add=(), move={}, retire=retire, gone=True)
-
-
-def _slices(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    remaining = iter(items)
-    while some := list(islice(remaining, size)):
-        yield some
 
 
 def document_write(ref: Ref, target: Sequence[Chunk], rows: Sequence[ChunkRow]) -> DocumentWrite:

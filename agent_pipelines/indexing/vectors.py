@@ -3,11 +3,12 @@
 Belongs here: where a vector comes from. Does not belong here: computing one (`embedding.py`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from time import monotonic
 
 import numpy as np
 
+from agent_pipelines.indexing.batches import batched
 from agent_pipelines.indexing.chunking import Chunk
 from agent_pipelines.indexing.embedding import EmbeddingError, Vectors, embed_checked
 from agent_pipelines.indexing.generations import Generation, remember_golden
@@ -54,7 +55,7 @@ class VectorSupply:
         found = {hash_: v for hash_ in texts if (v := self._remembered.get(hash_)) is not None}
         found |= self._stored({h: text for h, text in texts.items() if h not in found})
         missing = {h: text for h, text in texts.items() if h not in found}
-        for some in _slices(list(missing)):
+        for some in batched(missing, _TEXTS):
             # One document may keep the model busy for longer than the lease lasts.
             self._lease.renew()
             found.update(zip(some, self._embed([missing[h] for h in some]), strict=True))
@@ -100,8 +101,3 @@ class VectorSupply:
                 f"{likeness:.5f}, less than {MIN_COSINE}. Its backend or its weights have changed"
             )
         self._golden_checked = True
-
-
-def _slices(hashes: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(hashes), _TEXTS):
-        yield hashes[start : start + _TEXTS]

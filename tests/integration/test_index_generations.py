@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
-from sqlalchemy import Engine
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.health.signal import State
@@ -14,7 +13,6 @@ from agent_pipelines.indexing import generations
 from agent_pipelines.indexing.chunking import ChunkerSpec
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.live import CommitError, commit, latest, rollback
-from agent_pipelines.state.engine import open_engine
 from resources.weaviate import WeaviateResource, WeaviateStore
 from tests.engine import (
     HashEmbedder,
@@ -23,7 +21,6 @@ from tests.engine import (
     assert_healthy,
     collection_of,
     document,
-    named_index,
     raw,
     run_sync,
     section,
@@ -32,20 +29,9 @@ from tests.engine import (
 )
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return open_engine(f"sqlite:///{tmp_path_factory.mktemp('state') / 'state.db'}")
-
-
 @pytest.fixture
 def source() -> MemorySource:
     return MemorySource({f"d{n}.md": document(f"Doc{n}", "one", "two") for n in range(6)})
-
-
-@pytest.fixture
-def index(store: WeaviateStore, engine: Engine, source: MemorySource) -> Iterator[Index]:
-    with named_index(store, engine, source) as made:
-        yield made
 
 
 def other_spec(index: Index) -> Index:

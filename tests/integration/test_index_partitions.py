@@ -1,11 +1,9 @@
 """An index in parts: each synced by itself, all of them one index to whoever reads."""
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import Engine
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.indexing.index import Index
@@ -13,7 +11,6 @@ from agent_pipelines.indexing.live import CommitError, commit, is_pending
 from agent_pipelines.indexing.partition import Partition
 from agent_pipelines.indexing.sync import SyncError
 from agent_pipelines.state import leases
-from agent_pipelines.state.engine import open_engine
 from resources.weaviate import WeaviateResource, WeaviateStore
 from tests.engine import (
     HashEmbedder,
@@ -21,7 +18,6 @@ from tests.engine import (
     assert_exact,
     assert_healthy,
     collection_of,
-    named_index,
     raw,
     run_sync,
     section,
@@ -31,20 +27,9 @@ from tests.engine import (
 PARTS = [Partition(number, 3) for number in range(3)]
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return open_engine(f"sqlite:///{tmp_path_factory.mktemp('state') / 'state.db'}")
-
-
 @pytest.fixture
 def source() -> MemorySource:
     return MemorySource({f"d{n}.md": section(f"doc{n}") for n in range(12)})
-
-
-@pytest.fixture
-def index(store: WeaviateStore, engine: Engine, source: MemorySource) -> Iterator[Index]:
-    with named_index(store, engine, source) as made:
-        yield made
 
 
 def sync_all(index: Index) -> None:

@@ -3,12 +3,10 @@
 Vectors do not matter here, so the embedder is a hash; everything else is what a user has.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.health.signal import State
@@ -21,7 +19,6 @@ from agent_pipelines.indexing.search import IndexSearcher
 from agent_pipelines.indexing.sync import Change, SyncError
 from agent_pipelines.state import leases
 from agent_pipelines.state.engine import open_engine, write
-from resources.weaviate import WeaviateStore
 from tests.engine import (
     Crash,
     HashEmbedder,
@@ -32,7 +29,6 @@ from tests.engine import (
     collection_of,
     document,
     failures,
-    named_index,
     raw,
     run_sync,
     section,
@@ -43,21 +39,9 @@ from tests.engine import (
 )
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    """One state database for the whole file; every test has an index of its own in it."""
-    return open_engine(f"sqlite:///{tmp_path_factory.mktemp('state') / 'state.db'}")
-
-
 @pytest.fixture
 def source() -> MemorySource:
     return MemorySource({f"d{n}.md": document(f"Doc{n}", "one", "two", "three") for n in range(4)})
-
-
-@pytest.fixture
-def index(store: WeaviateStore, engine: Engine, source: MemorySource) -> Iterator[Index]:
-    with named_index(store, engine, source) as made:
-        yield made
 
 
 def embedded_by(index: Index) -> list[str]:

@@ -1,7 +1,6 @@
 """What the model is not asked for: texts whose vector is there, wherever they stand now."""
 
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import update
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.health.signal import State
@@ -21,7 +20,7 @@ from agent_pipelines.indexing.search import IndexSearcher, read_filters
 from agent_pipelines.indexing.sources import Document, Ref
 from agent_pipelines.indexing.sync import SyncError
 from agent_pipelines.state import leases
-from agent_pipelines.state.engine import open_engine, write
+from agent_pipelines.state.engine import write
 from agent_pipelines.state.tables import leases as table
 from resources.weaviate import WeaviateStore
 from tests.engine import (
@@ -32,7 +31,6 @@ from tests.engine import (
     assert_healthy,
     collection_of,
     document,
-    named_index,
     raw,
     run_sync,
     section,
@@ -41,20 +39,9 @@ from tests.engine import (
 )
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return open_engine(f"sqlite:///{tmp_path_factory.mktemp('state') / 'state.db'}")
-
-
 @pytest.fixture
 def source() -> MemorySource:
     return MemorySource({f"d{n}.md": document(f"Doc{n}", f"one{n}", "two") for n in range(4)})
-
-
-@pytest.fixture
-def index(store: WeaviateStore, engine: Engine, source: MemorySource) -> Iterator[Index]:
-    with named_index(store, engine, source) as made:
-        yield made
 
 
 def test_renamed_documents_take_their_vectors_along(index: Index, source: MemorySource) -> None:

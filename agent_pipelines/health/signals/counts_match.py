@@ -5,7 +5,7 @@ from agent_pipelines.health.view import View
 
 
 def _evaluate(view: View) -> Reading:
-    expected = view.ledger.counts().chunks
+    expected = view.counts.chunks
     observed = view.index.store.count(view.generation.collection)
     return holds(
         observed == expected, f"{observed} objects in the store", f"{expected}, as in the ledger"

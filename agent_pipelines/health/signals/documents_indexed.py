@@ -5,7 +5,7 @@ from agent_pipelines.health.view import View
 
 
 def _evaluate(view: View) -> Reading:
-    failed = view.ledger.counts().failed
+    failed = view.counts.failed
     return Reading(
         State.FALSE if failed else State.TRUE,
         observed=f"{failed} documents failed",

@@ -9,20 +9,22 @@ import hashlib
 import io
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urljoin, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.indexing import extraction
+from agent_pipelines.indexing.overlap import mapped
 from agent_pipelines.indexing.sources import (
     Document,
     DocumentError,
@@ -35,8 +37,6 @@ from agent_pipelines.indexing.sources.globs import matcher
 
 if TYPE_CHECKING:
     import httpx2
-
-_T = TypeVar("_T")
 
 #: Pages asked for at the same time while listing.
 _AT_ONCE = 8
@@ -188,8 +188,11 @@ class HttpSource:
     def list(self) -> Iterator[Ref]:
         """List the pages in the order they are named in, asking for several at once."""
         readable, last = False, ""
-        with self._client() as client, ThreadPoolExecutor(_AT_ONCE) as pool:
-            for ref, failure in _in_order(pool, lambda url: _ref(client, url), self._pages(client)):
+        with (
+            self._client() as client,
+            closing(mapped(partial(_ref, client), self._pages(client), workers=_AT_ONCE)) as refs,
+        ):
+            for ref, failure in refs:
                 readable = readable or failure is None
                 last = f"; the last one, {ref.id}, {failure}"
                 yield ref
@@ -259,19 +262,6 @@ class HttpSource:
             follow_redirects=True,
             timeout=httpx2.Timeout(self._read_seconds, connect=_CONNECT_SECONDS),
         )
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, call: Callable[[str], _T], urls: Iterable[str]
-) -> Iterator[_T]:
-    """The results of calls of which a few run at a time."""
-    waiting: deque[Future[_T]] = deque()
-    for url in urls:
-        waiting.append(pool.submit(call, url))
-        if len(waiting) == _AT_ONCE:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _ref(client: "httpx2.Client", url: str) -> tuple[Ref, str | None]:
