@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent_pipelines.errors import UserError
-from agent_pipelines.indexing.embedding import EmbedderIdentity, Vectors
+from agent_pipelines.indexing.embedding import Vectors
 from resources.embedders import cpu
-from resources.embedders.model import PROBE, Model
+from resources.embedders.local import LocalEmbedder
+from resources.embedders.model import Model
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    pass
 
 #: Inputs of a converted model, and what of an encoding goes there.
 INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
@@ -116,47 +116,26 @@ def _convert(model: Model, converted: Path) -> None:
         os.mkdir(new)  # for the context manager to remove
 
 
-class OpenVinoEmbedder:
-    """A converted model. It is loaded at the first `embed`, in less than a second."""
+class OpenVinoEmbedder(LocalEmbedder["Network"]):
+    """A converted model. It is loaded in less than a second."""
 
     def __init__(self, model: Model, converted: Path, cache_dir: Path) -> None:
-        self._model = model
+        super().__init__(model, cache_dir)
         self._converted = converted
-        self._cache_dir = cache_dir
-        self._network: Network | None = None
-        self._identity: EmbedderIdentity | None = None
-        # One at a time: it fills every core.
-        self._turn = threading.Lock()
-
-    @property
-    def identity(self) -> EmbedderIdentity:
-        """Who this embedder is: the same as with any other backend."""
-        if self._identity is None:
-            self._identity = self._model.remembered(self._cache_dir) or self._identify()
-        return self._identity
 
     @property
     def pack_tokens(self) -> int:
         """The largest pack it likes."""
         return _TOKENS_PER_CORE * cpu.cores()
 
-    def tokenizer(self) -> "Tokenizer":
-        """A fresh copy of the model's tokenizer."""
-        return self._model.tokenizer()
+    def _load(self) -> "Network":
+        return Network(self._converted)
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """One vector per text: shape (len(texts), dimension), float32."""
-        with self._turn:
-            if self._network is None:
-                self._network = Network(self._converted)
-            return self._network.vectors(texts)
+    def _vectors(self, loaded: "Network", texts: Sequence[str]) -> Vectors:
+        return loaded.vectors(texts)
 
-    def _identify(self) -> EmbedderIdentity:
-        probe = self.embed([PROBE])[0]
-        assert self._network is not None
-        identity = self._model.identified(probe, self._network.longest)
-        self._model.remember(identity, self._cache_dir)
-        return identity
+    def _longest(self, loaded: "Network") -> int:
+        return loaded.longest
 
 
 class Network:

@@ -4,21 +4,20 @@ Belongs here: loading a model once per process, computing vectors. Does not belo
 model (`model.py`).
 """
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agent_pipelines.indexing.embedding import EmbedderIdentity, Vectors
+from agent_pipelines.indexing.embedding import Vectors
 from agent_pipelines.local import accelerators
 from resources.embedders import cpu
-from resources.embedders.model import PROBE, USUAL_TOKENS, Model
+from resources.embedders.local import LocalEmbedder
+from resources.embedders.model import USUAL_TOKENS
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from tokenizers import Tokenizer
 
 #: Padded tokens per core at once: half a second of MiniLM's work. With quiet cores 1,024 would be
 #: 8 % quicker, but its threads wait for each other by spinning: on a busy machine less than this
@@ -29,23 +28,8 @@ _TOKENS_PER_CORE = 2_048
 _GPU_PACK_TOKENS = 32_768
 
 
-class PytorchEmbedder:
-    """A local sentence-transformers model. Its weights are loaded at the first `embed`."""
-
-    def __init__(self, model: Model, cache_dir: Path) -> None:
-        self._model = model
-        self._cache_dir = cache_dir
-        self._loaded: SentenceTransformer | None = None
-        self._identity: EmbedderIdentity | None = None
-        # One at a time: a model fills every core, and its tokenizer is not to be shared.
-        self._turn = threading.Lock()
-
-    @property
-    def identity(self) -> EmbedderIdentity:
-        """Who this embedder is; remembered on disk, so that a no-op sync loads no weights."""
-        if self._identity is None:
-            self._identity = self._model.remembered(self._cache_dir) or self._identify()
-        return self._identity
+class PytorchEmbedder(LocalEmbedder["SentenceTransformer"]):
+    """A local sentence-transformers model."""
 
     @property
     def pack_tokens(self) -> int:
@@ -53,26 +37,17 @@ class PytorchEmbedder:
         on_gpu = accelerators.has_gpu() or accelerators.has_mps()
         return _GPU_PACK_TOKENS if on_gpu else _TOKENS_PER_CORE * cpu.cores()
 
-    def tokenizer(self) -> "Tokenizer":
-        """A fresh copy of the model's tokenizer, without loading the weights."""
-        return self._model.tokenizer()
+    def _load(self) -> "SentenceTransformer":
+        return load(self._model.folder)
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """One vector per text: shape (len(texts), dimension), float32."""
-        with self._turn:
-            if self._loaded is None:
-                self._loaded = load(self._model.folder)
-            vectors = self._loaded.encode(
-                list(texts), batch_size=len(texts), show_progress_bar=False, convert_to_numpy=True
-            )
+    def _vectors(self, loaded: "SentenceTransformer", texts: Sequence[str]) -> Vectors:
+        vectors = loaded.encode(
+            list(texts), batch_size=len(texts), show_progress_bar=False, convert_to_numpy=True
+        )
         return np.asarray(vectors, dtype=np.float32)
 
-    def _identify(self) -> EmbedderIdentity:
-        probe = self.embed([PROBE])[0]
-        assert self._loaded is not None
-        identity = self._model.identified(probe, longest(self._loaded))
-        self._model.remember(identity, self._cache_dir)
-        return identity
+    def _longest(self, loaded: "SentenceTransformer") -> int:
+        return longest(loaded)
 
 
 def load(folder: Path, device: str | None = None) -> "SentenceTransformer":
