@@ -135,7 +135,7 @@ def sync(
 
     with _session(assets) as session:
         session.loaded.index(index).source.check()
-        jobs.check_surroundings(session, [index])
+        jobs.check_surroundings(session, console, [index])
         results = jobs.sync_indexes(
             session, console, [index], accept_deletions=accept_deletions, verify=verify
         )
@@ -153,7 +153,7 @@ def rollback(index: IndexName, assets: Assets = None, as_json: Json = False) -> 
 
     with _session(assets) as session:
         session.loaded.index(index)
-        jobs.check_surroundings(session, [index])
+        jobs.check_surroundings(session, console, [index])
         result = jobs.roll_back(session, console, index)
     _finish_jobs([result], as_json)
 
@@ -225,7 +225,9 @@ def batch(
         component = session.loaded.agent(agent)
         file = component.tasks_file(str(tasks) if tasks else None)
         read_tasks(file)
-        jobs.check_surroundings(session, [component.spec.index] if component.spec.index else [])
+        jobs.check_surroundings(
+            session, console, [component.spec.index] if component.spec.index else []
+        )
         result = jobs.run_batch(session, console, agent, str(file) if tasks else None)
     _finish_jobs([result], as_json)
 

@@ -38,7 +38,7 @@ def dev(session: Session, console: Console, port: int | None) -> None:
         )
     if port is not None:
         _check_port(port)
-    check_inputs(session)
+    check_inputs(session, console)
     parts: dict[str, Callable[[Callable[[str], None]], object]] = {
         "weaviate": session.start_weaviate,
         "search": session.start_search,

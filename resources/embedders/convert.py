@@ -1,4 +1,4 @@
-"""A sentence-transformers folder → OpenVINO: `python -m resources.embedders.convert FOLDER OUT`.
+"""A sentence-transformers folder → OpenVINO: `-m resources.embedders.convert FOLDER f32|int8 OUT`.
 
 Belongs here: the conversion and the proof of it, run as a process of its own. Does not belong here:
 where its result is kept (`openvino.py`).
@@ -12,15 +12,17 @@ import numpy as np
 
 from agent_pipelines.indexing.golden import GOLDEN_TEXT, MIN_COSINE, cosine
 from resources.embedders import openvino, pytorch
+from resources.embedders.quantise import quantise
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from torch import Tensor
 
 
-def main(folder: Path, out: Path) -> None:
-    """Write `model.xml`, `model.bin` (float32) and the `tokenizer.json` that belongs to them.
+def main(folder: Path, weights: str, out: Path) -> None:
+    """Write `model.xml`, `model.bin` and the `tokenizer.json` that belongs to them.
 
+    In float32, or as far as possible with 8-bit weights.
     Pooling and normalisation are in the model. The tokenizer is what the reference really uses,
     with its limit and padding, whatever the files of the folder say.
     """
@@ -28,6 +30,8 @@ def main(folder: Path, out: Path) -> None:
     _write_model(reference, out)
     _write_tokenizer(reference, out)
     _prove(reference, out)
+    if weights == "int8":
+        quantise(out)
 
 
 def _write_model(reference: "SentenceTransformer", out: Path) -> None:
@@ -89,4 +93,4 @@ def _prove(reference: "SentenceTransformer", out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

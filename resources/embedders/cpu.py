@@ -6,14 +6,26 @@ backend; both local ones ask here.
 
 import os
 from pathlib import Path
+from typing import Literal
+
+#: How numbers are multiplied: bfloat16 in matrix units, 8-bit weights, float32.
+Arithmetic = Literal["bf16", "int8", "f32"]
 
 
-def has_matrix_units() -> bool:
-    """Whether it multiplies bfloat16 matrices in units of their own (AMX)."""
+def arithmetic() -> Arithmetic:
+    """What is quickest here among what leaves vectors alone.
+
+    With MiniLM, beside float32 in the same library: bfloat16 in AMX units 2.5 times as fast at a
+    cosine of 0.9999, 8-bit weights by AVX-512 VNNI 1.6 times at 0.9994. Without such units either
+    is slower than float32, or was never measured.
+    """
     try:
-        return " amx_bf16" in Path("/proc/cpuinfo").read_text()
+        flags = Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux
-        return False
+        return "f32"
+    if " amx_bf16" in flags:
+        return "bf16"
+    return "int8" if " avx512_vnni" in flags else "f32"
 
 
 def cores() -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from agent_pipelines.local.models import packaged_embedder
-from resources.embedders import cpu, openvino
+from resources.embedders import openvino
 from resources.embedders.model import find
 from tests.bench import corpora
 from tests.bench.contenders import Contender, python_of
@@ -170,7 +170,7 @@ class Run:
             model = find(None, weights=True)
             opening["converted"] = {
                 "folder": str(openvino.obtain(model, self._cache_dir)),
-                "precision": "bf16" if cpu.has_matrix_units() else "f32",
+                "settings": openvino.compile_settings(),
             }
         return opening
 

@@ -3,7 +3,6 @@
 The HTTP endpoint has a file of its own; CUDA and MPS have no machine to run on here.
 """
 
-import importlib.metadata
 import json
 import logging
 import os
@@ -50,9 +49,9 @@ def quick(model: Model) -> OpenVinoEmbedder:
 def coarse(model: Model) -> OpenVinoEmbedder:
     """As on a processor with matrix units: in bfloat16, where this one has instructions for it."""
     cache_dir = Settings().cache_dir
-    embedder = OpenVinoEmbedder(model, openvino.obtain(model, cache_dir), cache_dir)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "has_matrix_units", lambda: True)
+        patch.setattr(cpu, "arithmetic", lambda: "bf16")
+        embedder = OpenVinoEmbedder(model, openvino.obtain(model, cache_dir), cache_dir)
         embedder.embed(["loaded now"])
     return embedder
 
@@ -157,16 +156,16 @@ def test_a_converted_model_starts_without_pytorch_and_reports_to_nobody(
 
 
 def test_two_that_convert_at_once_convert_once_and_leave_one_whole_model(
-    model: Model, tmp_path: Path
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    version = importlib.metadata.version("openvino")
-    kept = tmp_path / "embedders" / f"openvino-{version}-1"
-    (kept / f".new-{model.digest[:32]}-killed").mkdir(parents=True)
+    monkeypatch.setattr(cpu, "arithmetic", lambda: "f32")
+    kept = openvino.obtain(model, Settings().cache_dir).relative_to(Settings().cache_dir)
+    (tmp_path / kept).with_name(f".new-{kept.name}-killed").mkdir(parents=True)
     with ThreadPoolExecutor(2) as both:
         one, other = both.map(lambda _: openvino.obtain(model, tmp_path), range(2))
-    assert one == other == kept / model.digest[:32]
+    assert one == other == tmp_path / kept
     assert {p.name for p in one.iterdir()} == {"model.xml", "model.bin", "tokenizer.json"}
-    assert [p.name for p in kept.iterdir() if p.is_dir()] == [one.name]
+    assert [p.name for p in one.parent.iterdir() if p.is_dir()] == [one.name]
     assert OpenVinoEmbedder(model, one, tmp_path).embed(["one"]).shape == (1, 384)
 
 

@@ -20,14 +20,13 @@ _INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_i
 class Network:
     """The converted model, loaded: pooling and normalisation are in it."""
 
-    def __init__(self, folder: str, precision: str) -> None:
+    def __init__(self, folder: str, settings: dict[str, str]) -> None:
         self._tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
-        hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         # It would report its import to its makers.
         sys.modules.setdefault("openvino_telemetry", None)
         import openvino
 
-        compiled = openvino.Core().compile_model(f"{folder}/model.xml", "CPU", hints)
+        compiled = openvino.Core().compile_model(f"{folder}/model.xml", "CPU", settings)
         self._inputs = [port.get_any_name() for port in compiled.inputs]
         self._request = compiled.create_infer_request()
 

@@ -31,7 +31,7 @@ class LangChain:
         backend: str,
         tokens: int,
         model: str,
-        converted: dict[str, str] | None = None,
+        converted: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         self._splitter = _splitter(model, tokens)
         self._splitter.split_text(protocol.WARM_UP)
@@ -80,7 +80,7 @@ class LangChain:
         return {"vectors": self._embeddings.embed_documents(list(texts))}
 
 
-def _embeddings(backend: str, model: str, converted: dict[str, str] | None) -> Embeddings:
+def _embeddings(backend: str, model: str, converted: dict[str, Any] | None) -> Embeddings:
     if backend == "stand-in":
         return _Computed(standin.vectors)
     # Imported here: what computes vectors is no cost of the indexer where it does not.

@@ -35,7 +35,7 @@ class LlamaIndex:
         backend: str,
         tokens: int,
         model: str,
-        converted: dict[str, str] | None = None,
+        converted: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         self._splitter = _splitter(model, tokens)
         self._splitter.split_text(protocol.WARM_UP)
@@ -102,7 +102,7 @@ def _documents(folder: str) -> list[Document]:
     return [Document(text=text, id_=id_) for id_, text in protocol.documents(folder)]
 
 
-def _embedding(backend: str, model: str, converted: dict[str, str] | None) -> BaseEmbedding:
+def _embedding(backend: str, model: str, converted: dict[str, Any] | None) -> BaseEmbedding:
     """An embedding that counts the texts it was given."""
     if backend == "stand-in":
         return _Computed(standin.vectors)
