@@ -50,8 +50,11 @@ def _checks(component: ConfiguredIndex, asset: str, *, committed: bool) -> dg.As
         state: StateResource,
     ) -> Iterator[dg.AssetCheckResult]:
         chosen = [signals[key.name] for key in context.selected_asset_check_keys]
-        with component.open(weaviate, embedder, state) as index:
-            readings = evaluate(View(index, committed=committed), chosen)
+        with (
+            component.open(weaviate, embedder, state) as index,
+            View(index, committed=committed) as view,
+        ):
+            readings = evaluate(view, chosen)
         for signal, reading in readings.items():
             yield dg.AssetCheckResult(
                 asset_key=component.key(asset), check_name=signal.name, **result(signal, reading)

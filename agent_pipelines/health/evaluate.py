@@ -7,13 +7,14 @@ belong here: who asks (sensor, checks, `status`, a batch at its start).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Engine, select
+from typing_extensions import TypeVar
 
 from agent_pipelines.health.signal import Reading, Signal, State
 from agent_pipelines.health.signals import catalogue
-from agent_pipelines.health.view import CannotTellError, View
+from agent_pipelines.health.view import CannotTellError
 from agent_pipelines.state.engine import write
 from agent_pipelines.state.tables import signals as table
 from agent_pipelines.state.upsert import upsert
@@ -37,14 +38,41 @@ def tick() -> tuple[Signal, ...]:
     return tuple(signal for signal in catalogue() if signal.depth == "tick")
 
 
-def evaluate(view: View, signals: Sequence[Signal]) -> dict[Signal, Reading]:
-    """Evaluate these signals and record their readings."""
-    readings = {signal: _read(signal, view) for signal in signals}
-    record(view.index.engine, view.index.name, readings)
+class Observed(Protocol):
+    """What every view tells of itself, whatever it looks at."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def subject(self) -> str:
+        """What the readings are of: an index's name, or `machinery`."""
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether what was looked at is as it was."""
+
+
+Looking = TypeVar("Looking", bound=Observed)
+
+
+def evaluate(view: Looking, signals: Sequence[Signal[Looking]]) -> dict[Signal[Looking], Reading]:
+    """Evaluate these signals and record their readings.
+
+    Raises:
+        UnavailableError: they cannot be recorded.
+    """
+    readings = look(view, signals)
+    record(view.engine, view.subject, readings)
     return readings
 
 
-def _read(signal: Signal, view: View) -> Reading:
+def look(view: Looking, signals: Sequence[Signal[Looking]]) -> dict[Signal[Looking], Reading]:
+    """Evaluate these signals. Whatever goes wrong is a reading; nothing is raised."""
+    return {signal: _read(signal, view) for signal in signals}
+
+
+def _read(signal: Signal[Looking], view: Looking) -> Reading:
     try:
         reading = signal.evaluate(view)
         if reading.state is State.FALSE and not view.undisturbed:
@@ -60,7 +88,7 @@ def _read(signal: Signal, view: View) -> Reading:
     return Reading(State.CANNOT_TELL, observed, signal.statement)
 
 
-def record(engine: Engine, subject: str, readings: Mapping[Signal, Reading]) -> None:
+def record(engine: Engine, subject: str, readings: Mapping[Signal[Any], Reading]) -> None:
     """Remember the readings; `since` moves only when the state changes."""
     now = datetime.now(UTC)
     with write(engine) as connection:

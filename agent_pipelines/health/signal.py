@@ -1,15 +1,24 @@
-"""What a signal is: one exact yes/no statement about the truth of an index.
+"""What a signal is: one exact yes/no statement about the truth of an index or of the machinery.
 
 Belongs here: its definition and its reading. Does not belong here: any particular signal (one
-file each in `signals/`) or when they are evaluated (`evaluate.py`).
+file each in `signals/` and `machinery/`) or when they are evaluated (`evaluate.py`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Generic, Literal
+
+from typing_extensions import TypeVar
 
 from agent_pipelines.health.view import View
+
+#: What a signal looks at: the view of an index, or that of the machinery.
+Seen = TypeVar("Seen", default=View)
+
+#: The run that makes a false signal true again: a sync; a sync that compares and searches for
+#: everything; or none, and a person must do something.
+Repair = Literal["sync", "verify", "person"]
 
 
 class State(StrEnum):
@@ -37,20 +46,23 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Signal:
+class Signal(Generic[Seen]):
     """One definition; the asset check, the metric, the alert and the `status` line come from it."""
 
     name: str
     statement: str
-    """What is true of a healthy index, in one sentence."""
+    """What is true where all is well, in one sentence."""
     severity: Literal["page", "warn"]
     depth: Literal["tick", "audit"]
     """`tick`: cheap and exact, every 30 s. `audit`: looks at everything."""
-    guards: Literal["index", "live"]
-    """The asset it is a check of: a generation before it is committed, or what readers get."""
+    guards: Literal["index", "live", "machinery"]
+    """The asset it is a check of: a generation before it is committed, or what readers get. Of the
+    machinery no asset check can tell: what would run it may be what is broken.
+    """
+    repair: Repair
     runbook: str
     """What it means when false and what to do, for whoever is woken by it."""
-    evaluate: Callable[[View], Reading]
+    evaluate: Callable[[Seen], Reading]
 
 
 def holds(truth: bool, observed: str, expected: str) -> Reading:

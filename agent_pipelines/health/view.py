@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import cached_property
 
+from sqlalchemy import Engine
+
 from agent_pipelines.indexing import changes, generations, live
 from agent_pipelines.indexing.generations import Generation
 from agent_pipelines.indexing.index import Index
@@ -32,6 +34,14 @@ class View:
         self.now = datetime.now(UTC)
         self._committed = committed
         self._held = ExitStack()
+
+    @property
+    def engine(self) -> Engine:
+        return self.index.engine
+
+    @property
+    def subject(self) -> str:
+        return self.index.name
 
     def __enter__(self) -> "View":
         return self

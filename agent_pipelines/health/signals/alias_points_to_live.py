@@ -18,6 +18,7 @@ SIGNAL = Signal(
     severity="page",
     depth="tick",
     guards="live",
+    repair="sync",
     runbook="Somebody moved the alias or deleted the collection. A sync builds what is missing "
     "and points the alias again: `agent-pipelines sync INDEX`.",
     evaluate=_evaluate,

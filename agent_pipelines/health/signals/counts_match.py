@@ -18,6 +18,7 @@ SIGNAL = Signal(
     severity="page",
     depth="tick",
     guards="index",
+    repair="verify",
     runbook="Objects were deleted from or added to Weaviate by something other than a sync, or a "
     "restore brought back an older state. The next sync compares everything and repairs it.",
     evaluate=_evaluate,

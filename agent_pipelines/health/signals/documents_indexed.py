@@ -23,6 +23,7 @@ SIGNAL = Signal(
     severity="page",
     depth="tick",
     guards="live",
+    repair="person",
     runbook="The evidence names each document and why it failed. Mend it or exclude it in the "
     "index's defs.yaml; every sync tries it again. What was indexed of it before is still served.",
     evaluate=_evaluate,

@@ -29,6 +29,7 @@ SIGNAL = Signal(
     severity="page",
     depth="tick",
     guards="live",
+    repair="sync",
     runbook="Syncs are failing or not running. Look at the index's last sync run and at the "
     "sensor; `agent-pipelines sync INDEX` runs one now.",
     evaluate=_evaluate,

@@ -23,6 +23,7 @@ SIGNAL = Signal(
     severity="page",
     depth="audit",
     guards="index",
+    repair="person",
     runbook="The weights behind the embedder's name, its backend or its settings changed: queries "
     "are encoded otherwise than what they search, and syncs refuse to add to the index. Bring back "
     "the model that built it, or name the new one in the index's `embedder`, which builds a new "

@@ -29,6 +29,7 @@ SIGNAL = Signal(
     severity="page",
     depth="audit",
     guards="index",
+    repair="verify",
     runbook="The store holds something else than was written: objects are missing, altered or "
     "nobody's. `agent-pipelines sync INDEX --verify` compares everything and repairs it.",
     evaluate=_evaluate,

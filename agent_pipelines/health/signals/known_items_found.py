@@ -37,6 +37,7 @@ SIGNAL = Signal(
     severity="page",
     depth="audit",
     guards="live",
+    repair="verify",
     runbook="The store holds these chunks, but search does not return them: the vector index is "
     "damaged, or queries are encoded by another model. `agent-pipelines sync INDEX --verify` "
     "searches for every chunk and writes again what is not found; if that does not help, compare "

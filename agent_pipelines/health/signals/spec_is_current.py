@@ -15,6 +15,7 @@ SIGNAL = Signal(
     severity="page",
     depth="tick",
     guards="live",
+    repair="sync",
     runbook="The configuration or the model's weights changed. The next sync builds a generation "
     "under the new spec beside the old one, which is served until then. If nobody meant to change "
     "it, look at EMBEDDER_MODEL and at the model folder.",

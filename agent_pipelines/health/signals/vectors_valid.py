@@ -26,6 +26,7 @@ SIGNAL = Signal(
     severity="page",
     depth="audit",
     guards="index",
+    repair="verify",
     runbook="Something other than a sync wrote these objects. `agent-pipelines sync INDEX "
     "--verify` writes them again.",
     evaluate=_evaluate,
