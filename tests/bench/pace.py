@@ -12,9 +12,9 @@ from typing import Any
 from agent_pipelines.local.models import packaged_embedder
 from tests.bench.contenders import CONTENDERS, python_of
 from tests.bench.corpora import Corpus, copy
-from tests.bench.phases import TOKENS
 from tests.bench.process import running
 from tests.bench.server import fresh_server
+from tests.bench.workplace import TOKENS
 
 #: Of the model's own pace, what we promise to reach.
 TARGET = 0.95

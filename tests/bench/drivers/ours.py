@@ -13,6 +13,10 @@ import standin
 import synthetic
 from tokenizers import Tokenizer
 
+from agent_pipelines.health.evaluate import look
+from agent_pipelines.health.signal import State
+from agent_pipelines.health.signals import catalogue
+from agent_pipelines.health.view import View
 from agent_pipelines.indexing.chunking import Chunker, ChunkerSpec
 from agent_pipelines.indexing.embedding import Embedder, EmbedderIdentity, Vectors, embed_checked
 from agent_pipelines.indexing.index import Index
@@ -89,6 +93,18 @@ class Ours:
             for chunk in chunker.chunks(source.load(ref), index="any", fingerprint="any")
         ]
         return protocol.write_expected(file, pairs)
+
+    def signals(self, folder: str) -> dict[str, Any]:
+        """The signals that are not true, by name."""
+        with View(self._index(folder), committed=True) as view:
+            readings = look(view, catalogue())
+        return {
+            "not_true": {
+                signal.name: f"{reading.state}: {reading.observed}"
+                for signal, reading in readings.items()
+                if reading.state is not State.TRUE
+            }
+        }
 
     def alone(self, folder: str) -> dict[str, Any]:
         """The model on every text of the folder, each once, cut before the clock starts."""
