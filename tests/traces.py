@@ -1,0 +1,139 @@
+"""What an exporter said over time, kept small, and as promtool reads it.
+
+Belongs here: scrapes → series with one value per scrape → text. Does not belong here: which alerts
+a trace must raise (`tests/unit/test_health_alerts.py`), or making up an exporter
+(`tests/standin_exporter.py`).
+
+A trace's file is its first line, `every SECONDS`, and one line per series in promtool's notation:
+`1+0x19` twenty times 1, `0+30x9` ten times 30 more, `_` nothing, `stale` not there any more.
+"""
+
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+#: Only our own metrics are kept, not those of the process and its libraries.
+_OURS = "agent_pipelines_"
+
+
+class Trace:
+    """Scrapes at even distances."""
+
+    def __init__(self, every: float) -> None:
+        """Begin one, with `every` seconds between two scrapes."""
+        self.every = every
+        self.scrapes = 0
+        self._series: dict[str, list[float | None]] = {}
+
+    def add(self, text: str | None) -> None:
+        """One scrape: the text of /metrics, or None where the exporter did not answer."""
+        for family in text_string_to_metric_families(text or ""):
+            for sample in family.samples:
+                if sample.name.startswith(_OURS) and not sample.name.endswith("_created"):
+                    labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()))
+                    values = self._series.setdefault(f"{sample.name}{{{labels}}}", [])
+                    values += [None] * (self.scrapes - len(values))
+                    # Tenths of a second are as exact as anything here.
+                    values.append(round(sample.value, 1))
+        self.scrapes += 1
+
+    @property
+    def seconds(self) -> float:
+        """When the last scrape was, counted from the first."""
+        return (self.scrapes - 1) * self.every
+
+    def series(self) -> dict[str, str]:
+        """Values by series, in promtool's notation."""
+        return {
+            name: _notation(values + [None] * (self.scrapes - len(values)))
+            for name, values in self._series.items()
+        }
+
+    def dump(self) -> str:
+        """The text of its file."""
+        lines = (f"{name} {values}" for name, values in self.series().items())
+        return "\n".join([f"every {self.every:g} for {self.seconds:g}", *lines]) + "\n"
+
+
+@contextmanager
+def recording(url: str, every: float) -> Iterator[Trace]:
+    """Scrape a real exporter for as long as the block lasts.
+
+    Args:
+        url: of its /metrics.
+        every: seconds between two scrapes.
+    """
+    trace, done = Trace(every), threading.Event()
+
+    def scrape() -> None:
+        began = time.monotonic()
+        while not done.wait(max(0.0, began + trace.scrapes * every - time.monotonic())):
+            try:
+                with urllib.request.urlopen(url, timeout=every) as response:
+                    text = response.read().decode()
+            except OSError:  # whatever the reason: Prometheus would see nothing either
+                text = None
+            trace.add(text)
+
+    thread = threading.Thread(target=scrape, name=f"scraping {url}", daemon=True)
+    thread.start()
+    try:
+        yield trace
+    finally:
+        done.set()
+        thread.join()
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A trace's file as part of a promtool test: its `interval`, `input_series` and end."""
+    return parse(file.read_text())
+
+
+def parse(text: str) -> dict[str, Any]:
+    """The same of its text."""
+    head, *lines = text.splitlines()
+    _, every, _, seconds = head.split()
+    pairs = (line.rpartition("} ") for line in lines)
+    return {
+        "interval": f"{every}s",
+        "input_series": [{"series": f"{name}}}", "values": values} for name, _, values in pairs],
+        "end": f"{seconds}s",
+    }
+
+
+def _notation(values: list[float | None]) -> str:
+    """Runs of equal steps; the first missing value after others is Prometheus' stale marker."""
+    parts: list[str] = []
+    at = 0
+    while at < len(values):
+        first = values[at]
+        if first is None:
+            end = at
+            while end < len(values) and values[end] is None:
+                end += 1
+            gone = at > 0
+            parts += ["stale"] if gone else []
+            if end - at - gone:
+                parts.append(f"_x{end - at - gone}")
+            at = end
+            continue
+        step, length = 0.0, 1
+        for before, value in zip(values[at:], values[at + 1 :], strict=False):
+            if value is None or before is None:
+                break
+            if length == 1:
+                step = round(value - before, 1)
+            elif round(value - before, 1) != step:
+                break
+            length += 1
+        if length == 2:  # two values are no run yet: the second may begin a longer one
+            length = 1
+        parts.append(f"{first:.12g}" if length == 1 else f"{first:.12g}{step:+g}x{length - 1}")
+        at += length
+    return " ".join(parts)
