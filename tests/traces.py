@@ -4,22 +4,25 @@ Belongs here: scrapes → series with one value per scrape → text. Does not be
 a trace must raise (`tests/unit/test_health_alerts.py`), or making up an exporter
 (`tests/standin_exporter.py`).
 
-A trace's file is its first line, `every SECONDS`, and one line per series in promtool's notation:
-`1+0x19` twenty times 1, `0+30x9` ten times 30 more, `_` nothing, `stale` not there any more.
+A trace's file begins with `every SECONDS for SECONDS fires ALERT/SUBJECT …`. Then comes one line
+per series in promtool's notation: `1+0x19` is twenty times 1, `0+30x9` ten values with 30 more each
+time, `_` nothing, `stale` not there any more. A healthy hour of two indexes is some 20 KB.
 """
 
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
 #: Only our own metrics are kept, not those of the process and its libraries.
 _OURS = "agent_pipelines_"
+
+#: An alert by name and subject.
+Fired = tuple[str, str]
 
 
 class Trace:
@@ -55,10 +58,16 @@ class Trace:
             for name, values in self._series.items()
         }
 
-    def dump(self) -> str:
-        """The text of its file."""
+    def dump(self, fires: Iterable[Fired] = ()) -> str:
+        """The text of its file.
+
+        Args:
+            fires: everything that must fire at any time of it, but the watchdog.
+        """
+        alerts = " ".join(f"{alert}/{subject}" for alert, subject in sorted(fires))
+        head = f"every {self.every:g} for {self.seconds:g} fires {alerts}".rstrip()
         lines = (f"{name} {values}" for name, values in self.series().items())
-        return "\n".join([f"every {self.every:g} for {self.seconds:g}", *lines]) + "\n"
+        return "\n".join([head, *lines]) + "\n"
 
 
 @contextmanager
@@ -90,21 +99,28 @@ def recording(url: str, every: float) -> Iterator[Trace]:
         thread.join()
 
 
-def read(file: Path) -> dict[str, Any]:
-    """A trace's file as part of a promtool test: its `interval`, `input_series` and end."""
-    return parse(file.read_text())
+@dataclass(frozen=True)
+class Told:
+    """What a trace's file says."""
+
+    every: float
+    seconds: float
+    fires: set[Fired]
+    series: dict[str, str]
+    """Values by series, in promtool's notation."""
 
 
-def parse(text: str) -> dict[str, Any]:
-    """The same of its text."""
+def parse(text: str) -> Told:
+    """The trace of a file's text."""
     head, *lines = text.splitlines()
-    _, every, _, seconds = head.split()
+    _, every, _, seconds, _, *alerts = head.split()
     pairs = (line.rpartition("} ") for line in lines)
-    return {
-        "interval": f"{every}s",
-        "input_series": [{"series": f"{name}}}", "values": values} for name, _, values in pairs],
-        "end": f"{seconds}s",
-    }
+    return Told(
+        float(every),
+        float(seconds),
+        {(alert, subject) for alert, _, subject in (fired.partition("/") for fired in alerts)},
+        {f"{name}}}": values for name, _, values in pairs},
+    )
 
 
 def _notation(values: list[float | None]) -> str:

@@ -16,18 +16,15 @@ from tests import prometheus, traces
 from tests.loopback import LoopbackServer
 from tests.processes import until
 from tests.standin_exporter import SCRAPE, StandinExporter
-from tests.traces import Trace
+from tests.traces import Fired, Told, Trace
 
 RULES = generated.ROOT / "deploy/alerts/rules.yaml"
 ROUTES = generated.ROOT / "deploy/alerts/alertmanager.yaml"
 
-#: Traces of real faults: the first line of each says which alerts it must raise.
+#: Recorded from a real exporter: the first line of each says which alerts it must raise.
 RECORDED = sorted((Path(__file__).parent / "traces").glob("*.trace"))
 
 SIGNALS = [signal for some in alerts.catalogues().values() for signal in some]
-
-#: An alert by name and subject.
-Fired = tuple[str, str]
 
 
 @dataclass
@@ -270,11 +267,8 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, told in CASES.items():
         trace = Trace(told.every)
         told.play(StandinExporter(SIGNALS), trace)
-        tests.append(judged(name, trace.dump(), told.fires))
-    for file in RECORDED:
-        head, _, rest = file.read_text().partition("\n")
-        fires = {tuple(pair.split("/")) for pair in head.removeprefix("# fires").split()}
-        tests.append(judged(file.stem, rest, fires))
+        tests.append(judged(name, traces.parse(trace.dump(told.fires))))
+    tests += [judged(file.stem, traces.parse(file.read_text())) for file in RECORDED]
     tests[0]["alert_rule_test"] = [rendered(SIGNALS[0])]
     suite = tmp_path_factory.mktemp("promtool") / "tests.yaml"
     suite.write_text(
@@ -289,21 +283,20 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return against
 
 
-def judged(name: str, text: str, fires: set[Fired]) -> dict[str, Any]:
-    """A case as promtool reads it: whatever fired at any time of it, and nothing else."""
-    trace = traces.parse(text)
+def judged(name: str, trace: Told) -> dict[str, Any]:
+    """A trace as promtool reads it: whatever fired at any time of it, and nothing else."""
     return {
-        "interval": trace["interval"],
-        "input_series": trace["input_series"],
+        "interval": f"{trace.every:g}s",
+        "input_series": [{"series": s, "values": values} for s, values in trace.series.items()],
         "promql_expr_test": [
             {
                 # promtool 2.42 says of a failure only its query: so that has the name as a comment.
                 "expr": "max by (alertname, subject) "
                 f'(max_over_time(ALERTS{{alertstate="firing"}}[1d])) # {name}',
-                "eval_time": trace["end"],
+                "eval_time": f"{trace.seconds:g}s",
                 "exp_samples": [
                     {"labels": f'{{alertname="{alert}",subject="{subject}"}}', "value": 1}
-                    for alert, subject in {*fires, ("Watchdog", "exporter")}
+                    for alert, subject in {*trace.fires, ("Watchdog", "exporter")}
                 ],
             }
         ],
@@ -343,13 +336,12 @@ def test_a_trace_keeps_what_was_scraped() -> None:
         trace.add(text)
     for value in (7, 7, 7, 8):
         trace.add(f'agent_pipelines_a {value}\nagent_pipelines_b{{x="y"}} 0.25\n')
-    assert traces.parse(trace.dump()) == {
-        "interval": "15s",
-        "end": "120s",
-        "input_series": [
-            {"series": "agent_pipelines_a{}", "values": "_x1 1 3 stale _x1 7+0x2 8"},
-            {"series": 'agent_pipelines_b{x="y"}', "values": "_x5 0.2+0x3"},
-        ],
+    fires = {("CountsMatchFalse", "docs"), ("CannotTell", "docs")}
+    told = traces.parse(trace.dump(fires))
+    assert (told.every, told.seconds, told.fires) == (15, 120, fires)
+    assert told.series == {
+        "agent_pipelines_a{}": "_x1 1 3 stale _x1 7+0x2 8",
+        'agent_pipelines_b{x="y"}': "_x5 0.2+0x3",
     }
 
 
