@@ -22,6 +22,8 @@ from agent_pipelines.local.models import check_llm, packaged_llm
 from agent_pipelines.local.parts import Launch, Parts, find
 from agent_pipelines.progress import Progress, shown_in
 from agent_pipelines.settings import Settings
+from agent_pipelines.state.leases import this_process
+from resources.orchestrator import PROCESS_TAG
 
 #: A run started by a command reports to the person in front of it, not to Dagster's console log.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -182,6 +184,8 @@ class Session:
                 run_config={**_QUIET, "ops": ops or {}},
                 instance=self.instance,
                 partition_key=partition_key,
+                # Nobody launched it, so nobody else could tell whether it still runs.
+                tags={PROCESS_TAG: this_process()},
                 raise_on_error=False,
             )
         if _interrupted(result):
