@@ -272,6 +272,34 @@ def doctor(assets: Assets = None, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def exporter(
+    port: Annotated[int, typer.Option(help="Port of /metrics, /health and /ready.")] = 9090,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    interval: Annotated[
+        float, typer.Option(min=0.1, help="Seconds between two looks at a subject.")
+    ] = 30.0,
+    audit_interval: Annotated[
+        float, typer.Option(min=1, help="Seconds between two audits, as they are scheduled.")
+    ] = 600.0,
+    assets: Assets = None,
+) -> None:
+    """Watch every index and the machinery from outside of Dagster, for Prometheus."""
+    from agent_pipelines.commands.exporter import export
+    from agent_pipelines.loading import PACKAGED_ASSETS
+
+    settings = Settings()
+    export(
+        settings,
+        assets or settings.agent_pipelines_assets or PACKAGED_ASSETS,
+        console,
+        host=host,
+        port=port,
+        interval=interval,
+        audit_interval=audit_interval,
+    )
+
+
 @tools_app.command("search")
 def tools_search(
     port: Annotated[int, typer.Option(help="Port of the MCP endpoint (/mcp).")],
