@@ -238,15 +238,13 @@ def status(assets: Assets = None, as_json: Json = False) -> None:
     from agent_pipelines.commands import status as command
 
     with _session(assets) as session:
-        indexes, agents = command.gather(session, console)
+        indexes, agents, machinery = command.gather(session, console)
         broken = dict(session.loaded.broken)
     if as_json:
-        _print_json(command.as_json(indexes, agents, broken))
+        _print_json(command.as_json(indexes, agents, machinery, broken))
     else:
-        command.show(Console(), indexes, agents)
-        for name, reason in broken.items():
-            console.print(f"[bold red]assets/{name} cannot be loaded:[/bold red] {escape(reason)}")
-    raise typer.Exit(command.exit_code(indexes, bool(broken)))
+        command.show(Console(), indexes, agents, machinery)
+    raise typer.Exit(command.exit_code(indexes, machinery))
 
 
 @app.command()

@@ -165,6 +165,27 @@ class Session:
 
         return self._parts.ensure("dagster", launch, progress=say)["url"]
 
+    def start_exporter(self, say: Say) -> str:
+        """Have an exporter beside Dagster, which watches it; returns its URL."""
+
+        def launch() -> Launch:
+            (port,) = ports.stable(self.settings.state_dir, "exporter", 1)
+            url = f"http://{ports.HOST}:{port}"
+            home = dagster_home.home(self.settings.state_dir)
+            return Launch(
+                name="exporter",
+                argv=(
+                    *(sys.executable, "-m", "agent_pipelines.cli", "exporter"),
+                    *("--port", str(port)),
+                ),
+                env={**self.environment, "DAGSTER_HOME": str(home)},
+                addresses={"url": url},
+                health_url=f"{url}/health",
+                stop_timeout=15.0,
+            )
+
+        return self._parts.ensure("exporter", launch, progress=say)["url"]
+
     def close(self) -> None:
         """Let go of every part at once; one that is just being started by a thread included."""
         self._parts.close()
