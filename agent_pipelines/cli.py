@@ -238,15 +238,13 @@ def status(assets: Assets = None, as_json: Json = False) -> None:
     from agent_pipelines.commands import status as command
 
     with _session(assets) as session:
-        indexes, agents = command.gather(session, console)
+        indexes, agents, machinery = command.gather(session, console)
         broken = dict(session.loaded.broken)
     if as_json:
-        _print_json(command.as_json(indexes, agents, broken))
+        _print_json(command.as_json(indexes, agents, machinery, broken))
     else:
-        command.show(Console(), indexes, agents)
-        for name, reason in broken.items():
-            console.print(f"[bold red]assets/{name} cannot be loaded:[/bold red] {escape(reason)}")
-    raise typer.Exit(command.exit_code(indexes, bool(broken)))
+        command.show(Console(), indexes, agents, machinery)
+    raise typer.Exit(command.exit_code(indexes, machinery))
 
 
 @app.command()
@@ -270,6 +268,34 @@ def doctor(assets: Assets = None, as_json: Json = False) -> None:
         Console().print(table(("", "what", "observed"), rows))
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def exporter(
+    port: Annotated[int, typer.Option(help="Port of /metrics, /health and /ready.")] = 9090,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    interval: Annotated[
+        float, typer.Option(min=0.1, help="Seconds between two looks at a subject.")
+    ] = 30.0,
+    audit_interval: Annotated[
+        float, typer.Option(min=1, help="Seconds between two audits, as they are scheduled.")
+    ] = 600.0,
+    assets: Assets = None,
+) -> None:
+    """Watch every index and the machinery from outside of Dagster, for Prometheus."""
+    from agent_pipelines.commands.exporter import export
+    from agent_pipelines.loading import PACKAGED_ASSETS
+
+    settings = Settings()
+    export(
+        settings,
+        assets or settings.agent_pipelines_assets or PACKAGED_ASSETS,
+        console,
+        host=host,
+        port=port,
+        interval=interval,
+        audit_interval=audit_interval,
+    )
 
 
 @tools_app.command("search")

@@ -12,6 +12,7 @@ import dagster as dg
 
 from agent_pipelines.components.index_config import IndexConfig
 from agent_pipelines.errors import UserError
+from agent_pipelines.health.machine import SUBJECT
 from agent_pipelines.indexing.chunking import ChunkerSpec
 from agent_pipelines.indexing.embedding import Embedder
 from agent_pipelines.indexing.generations import check_index_name
@@ -29,6 +30,11 @@ class ConfiguredIndex:
     def __init__(self, name: str, config: IndexConfig, folder: Path) -> None:
         self.name = check_index_name(name)
         self.config = config
+        if name == SUBJECT:
+            raise UserError(
+                f"an index cannot be called {name!r}: signals of Dagster, disk and clock are",
+                remedy="rename its folder",
+            )
         if config.chunking.overlap >= config.chunking.tokens:
             raise UserError(
                 f"index {name}: chunking.overlap {config.chunking.overlap} is not below "
