@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import dagster as dg
 from sqlalchemy import Engine, func, select
 
 from agent_pipelines.components.configured_index import ConfiguredIndex
+from agent_pipelines.components.index_sensor import IN_PROGRESS, SIGNAL_TAG
 from agent_pipelines.errors import UserError
+from agent_pipelines.health import repair
 from agent_pipelines.health.evaluate import Recorded, evaluate, recorded, tick
 from agent_pipelines.health.signal import State, worst
 from agent_pipelines.health.signals import catalogue
@@ -25,6 +28,21 @@ from resources.weaviate import WeaviateResource
 
 
 @dataclass(frozen=True)
+class Repairing:
+    """What is being done about a signal that is false."""
+
+    signal: str
+    attempts: int
+    """Runs asked for since it is false."""
+    next_at: datetime
+    """When one may be asked for again."""
+    gave_up: bool
+    """Whether it takes a person; it is tried on all the same, seldom."""
+    run_id: str | None
+    """The run that is under way now."""
+
+
+@dataclass(frozen=True)
 class IndexStatus:
     """One index. Signals of depth `audit` are the last recorded ones, the others are fresh."""
 
@@ -32,6 +50,7 @@ class IndexStatus:
     snapshot: Snapshot | None
     staleness_seconds: float
     signals: Sequence[Recorded]
+    repairs: Sequence[Repairing]
 
     @property
     def state(self) -> State:
@@ -50,7 +69,7 @@ class AgentStatus:
     outcomes: Mapping[str, int]
 
 
-def index_status(component: ConfiguredIndex) -> IndexStatus:
+def index_status(component: ConfiguredIndex, instance: dg.DagsterInstance) -> IndexStatus:
     """Evaluate an index's cheap signals now, and read what was recorded of the others."""
     engine = StateResource().engine()
     unseen: UserError | None = None
@@ -80,7 +99,20 @@ def index_status(component: ConfiguredIndex) -> IndexStatus:
         snapshot=latest(engine, component.name),
         staleness_seconds=max(0.0, (now - since).total_seconds()) if since else 0.0,
         signals=signals,
+        repairs=_repairs(engine, component, instance),
     )
+
+
+def _repairs(
+    engine: Engine, component: ConfiguredIndex, instance: dg.DagsterInstance
+) -> Sequence[Repairing]:
+    filter_ = dg.RunsFilter(tags={"index": component.name}, statuses=list(IN_PROGRESS))
+    runs = instance.get_runs(filter_)
+    under_way = {run.tags[SIGNAL_TAG]: run.run_id for run in runs if SIGNAL_TAG in run.tags}
+    return [
+        Repairing(name, tried.attempts, tried.next_at, tried.gave_up, under_way.get(name))
+        for name, tried in sorted(repair.attempts(engine, component.name).items())
+    ]
 
 
 def agent_status(engine: Engine, name: str) -> AgentStatus:

@@ -14,7 +14,13 @@ from agent_pipelines.errors import UserError
 from agent_pipelines.health.signal import State, worst
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.session import Session
-from agent_pipelines.status import AgentStatus, IndexStatus, agent_status, index_status
+from agent_pipelines.status import (
+    AgentStatus,
+    IndexStatus,
+    Repairing,
+    agent_status,
+    index_status,
+)
 from agent_pipelines.terminal import ago, counts, state_text, table, waiting
 from resources.state import StateResource
 
@@ -33,7 +39,7 @@ def gather(session: Session, console: Console) -> tuple[list[IndexStatus], list[
             session.start_weaviate(say, start=not session.under_dev)
     except UserError as error:
         console.print(f"[yellow]{escape(error.message)}[/yellow]")
-    indexes = [index_status(component) for component in loaded.indexes.values()]
+    indexes = [index_status(component, session.instance) for component in loaded.indexes.values()]
     return indexes, [agent_status(engine, name) for name in loaded.agents]
 
 
@@ -71,6 +77,8 @@ def show(console: Console, indexes: list[IndexStatus], agents: list[AgentStatus]
                 for row in signal.evidence[:5]:
                     shown = ", ".join(f"{k} {v}" for k, v in row.items())
                     console.print(f"  {shown}", markup=False)
+        for repair in index.repairs:
+            console.print(f"[bold]repair[/bold] of {repair.signal}: {_under_way(repair)}")
     if agents:
         rows = [
             (
@@ -82,6 +90,16 @@ def show(console: Console, indexes: list[IndexStatus], agents: list[AgentStatus]
             for agent in agents
         ]
         console.print(table(("agent", "last batch", "started", "outcomes"), rows))
+
+
+def _under_way(repair: Repairing) -> str:
+    tried = f"asked for {repair.attempts} times"
+    if repair.run_id:
+        return f"{tried}, run {repair.run_id} is under way"
+    again = f"{repair.next_at.astimezone():%H:%M:%S}"
+    if repair.gave_up:
+        return f"[bold red]given up[/bold red], {tried}; somebody must look. Next try at {again}"
+    return f"{tried}, next try not before {again}"
 
 
 def as_json(
