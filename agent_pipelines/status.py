@@ -99,19 +99,18 @@ def index_status(component: ConfiguredIndex, instance: dg.DagsterInstance) -> In
         snapshot=latest(engine, component.name),
         staleness_seconds=max(0.0, (now - since).total_seconds()) if since else 0.0,
         signals=signals,
-        repairs=_repairs(engine, component, instance),
+        repairs=repairs(engine, component.name, instance),
     )
 
 
-def _repairs(
-    engine: Engine, component: ConfiguredIndex, instance: dg.DagsterInstance
-) -> Sequence[Repairing]:
-    filter_ = dg.RunsFilter(tags={"index": component.name}, statuses=list(IN_PROGRESS))
+def repairs(engine: Engine, index: str, instance: dg.DagsterInstance) -> Sequence[Repairing]:
+    """What is being done about an index, as the sensor has it on record."""
+    filter_ = dg.RunsFilter(tags={"index": index}, statuses=list(IN_PROGRESS))
     runs = instance.get_runs(filter_)
     under_way = {run.tags[SIGNAL_TAG]: run.run_id for run in runs if SIGNAL_TAG in run.tags}
     return [
         Repairing(name, tried.attempts, tried.next_at, tried.gave_up, under_way.get(name))
-        for name, tried in sorted(repair.attempts(engine, component.name).items())
+        for name, tried in sorted(repair.attempts(engine, index).items())
     ]
 
 
