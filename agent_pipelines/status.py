@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import dagster as dg
 from sqlalchemy import Engine, func, select
 
 from agent_pipelines.components.configured_index import ConfiguredIndex
+from agent_pipelines.components.index_sensor import IN_PROGRESS, SIGNAL_TAG
 from agent_pipelines.errors import UserError
-from agent_pipelines.health import machinery
+from agent_pipelines.health import machinery, repair
 from agent_pipelines.health.evaluate import Recorded, evaluate, recorded, tick
 from agent_pipelines.health.machine import ALWAYS, Machinery, Memory
 from agent_pipelines.health.signal import State, worst
@@ -31,6 +33,21 @@ from resources.weaviate import WeaviateResource
 
 
 @dataclass(frozen=True)
+class Repairing:
+    """What is being done about a signal that is false."""
+
+    signal: str
+    attempts: int
+    """Runs asked for since it is false."""
+    next_at: datetime
+    """When one may be asked for again."""
+    gave_up: bool
+    """Whether it takes a person; it is tried on all the same, seldom."""
+    run_id: str | None
+    """The run that is under way now."""
+
+
+@dataclass(frozen=True)
 class IndexStatus:
     """One index. Signals of depth `audit` are the last recorded ones, the others are fresh."""
 
@@ -38,6 +55,7 @@ class IndexStatus:
     snapshot: Snapshot | None
     staleness_seconds: float
     signals: Sequence[Recorded]
+    repairs: Sequence[Repairing]
 
     @property
     def state(self) -> State:
@@ -66,7 +84,7 @@ class Daemon:
     """When it was started, as far as that is known."""
 
 
-def index_status(component: ConfiguredIndex) -> IndexStatus:
+def index_status(component: ConfiguredIndex, instance: dg.DagsterInstance) -> IndexStatus:
     """Evaluate an index's cheap signals now, and read what was recorded of the others."""
     engine = StateResource().engine()
     unseen: UserError | None = None
@@ -96,6 +114,7 @@ def index_status(component: ConfiguredIndex) -> IndexStatus:
         snapshot=latest(engine, component.name),
         staleness_seconds=max(0.0, (now - since).total_seconds()) if since else 0.0,
         signals=signals,
+        repairs=repairs(engine, component.name, instance),
     )
 
 
@@ -118,6 +137,17 @@ def machinery_status(loaded: Loaded, state_dir: Path, daemon: Daemon | None) -> 
         evaluate(view, machinery.catalogue())
         known = recorded(view.engine, view.subject)
     return [known[signal.name] for signal in machinery.catalogue()]
+
+
+def repairs(engine: Engine, index: str, instance: dg.DagsterInstance) -> Sequence[Repairing]:
+    """What is being done about an index, as the sensor has it on record."""
+    filter_ = dg.RunsFilter(tags={"index": index}, statuses=list(IN_PROGRESS))
+    runs = instance.get_runs(filter_)
+    under_way = {run.tags[SIGNAL_TAG]: run.run_id for run in runs if SIGNAL_TAG in run.tags}
+    return [
+        Repairing(name, tried.attempts, tried.next_at, tried.gave_up, under_way.get(name))
+        for name, tried in sorted(repair.attempts(engine, index).items())
+    ]
 
 
 def agent_status(engine: Engine, name: str) -> AgentStatus:

@@ -24,6 +24,7 @@ from agent_pipelines.status import (
     AgentStatus,
     Daemon,
     IndexStatus,
+    Repairing,
     agent_status,
     index_status,
     machinery_status,
@@ -49,7 +50,7 @@ def gather(
             session.start_weaviate(say, start=not session.under_dev)
     except UserError as error:
         console.print(f"[yellow]{escape(error.message)}[/yellow]")
-    indexes = [index_status(component) for component in loaded.indexes.values()]
+    indexes = [index_status(component, session.instance) for component in loaded.indexes.values()]
     agents = [agent_status(engine, name) for name in loaded.agents]
     return indexes, agents, machinery_status(loaded, session.settings.state_dir, _daemon(session))
 
@@ -88,6 +89,8 @@ def show(
         )
         console.print(f"[bold]index {index.name}[/bold]  {heading}")
         _show_signals(console, index.signals)
+        for repair in index.repairs:
+            console.print(f"[bold]repair[/bold] of {repair.signal}: {_under_way(repair)}")
     console.print("[bold]machinery[/bold]")
     _show_signals(console, seen)
     if agents:
@@ -121,6 +124,16 @@ def _show_signals(console: Console, signals: Sequence[Recorded]) -> None:
             for row in signal.evidence[:5]:
                 shown = ", ".join(f"{k} {v}" for k, v in row.items())
                 console.print(f"  {shown}", markup=False)
+
+
+def _under_way(repair: Repairing) -> str:
+    tried = f"asked for {repair.attempts} times"
+    if repair.run_id:
+        return f"{tried}, run {repair.run_id} is under way"
+    again = f"{repair.next_at.astimezone():%H:%M:%S}"
+    if repair.gave_up:
+        return f"[bold red]given up[/bold red], {tried}; somebody must look. Next try at {again}"
+    return f"{tried}, next try not before {again}"
 
 
 def as_json(

@@ -58,6 +58,11 @@ class ConfiguredIndex:
         return f"{self.name}_live"
 
     @property
+    def audit_job_name(self) -> str:
+        """The job that looks at everything and changes nothing."""
+        return f"{self.name}_audit"
+
+    @property
     def rollback_job_name(self) -> str:
         return f"{self.name}_rollback"
 

@@ -72,6 +72,11 @@ class IndexConfig(BaseModel):
         default="0 * * * *",
         description="Cron expression, in UTC, of a sync that runs even when nothing seems stale.",
     )
+    audit: str = Field(
+        default="*/10 * * * *",
+        description="Cron expression, in UTC, of the audit: every id and its content, vectors of "
+        "some chunks in turn (of all of them within a day), what was deleted.",
+    )
     sensor: Literal["running", "stopped"] = Field(
         default="running",
         description="Whether the sensor that syncs a stale index starts switched on.",
