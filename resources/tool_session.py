@@ -57,6 +57,9 @@ async def open_session(
         finally:
             waiter.cancel()
             done.set()
+            if not connected.is_set():
+                # Whoever asked has given up; a server that hangs would be waited for in vain.
+                holder.cancel()
             await asyncio.wait({holder})
 
 

@@ -211,6 +211,30 @@ class Ledger:
         with read(self._engine) as connection:
             return list(connection.scalars(query))
 
+    def some(self, count: int, *, after: str) -> list[str]:
+        """Ids of `count` chunks, by chance where `after` is random: ids are hashes."""
+        id_ = chunks.c.chunk_id
+        query = select(id_).where(*self._mine(chunks), chunks.c.state == "present").order_by(id_)
+        with read(self._engine) as connection:
+            found = list(connection.scalars(query.where(id_ > after).limit(count)))
+            rest = query.where(id_ <= after).limit(count - len(found))
+            return found + list(connection.scalars(rest))
+
+    def retired(self, *, newest: int) -> list[str]:
+        """Ids that were deleted last, and did not come back since."""
+        columns = tombstones.c
+        returned = select(chunks.c.chunk_id).where(
+            chunks.c.collection == self._collection, chunks.c.chunk_id == columns.chunk_id
+        )
+        query = (
+            select(columns.chunk_id)
+            .where(columns.index_name == self._index, ~returned.exists())
+            .order_by(columns.retired_at.desc())
+            .limit(newest)
+        )
+        with read(self._engine) as connection:
+            return list(connection.scalars(query))
+
     def counts(self) -> Counts:
         """How many rows stand in which state."""
         with read(self._engine) as connection:
