@@ -99,8 +99,8 @@ def show(console: Console, results: list[Result]) -> None:
                     " / ".join(_shown(answered.get(f"latency_{p}")) for p in ("p50", "p95")),
                 )
             )
-        columns = ("agent", "tasks", "outcomes", "not true", "tokens/s", "p50 / p95 seconds")
-        console.print(table(columns, rows))
+        named = ("agent", "tasks", "outcomes", "not true", "tokens/s", "p50 / p95 seconds")
+        console.print(table(named, rows))
     if checks:
         console.print(table(("asset", "check", "", "observed"), checks))
     for r in agents:
