@@ -180,8 +180,9 @@ def search(
     """Search an index the way agents do: by words and by meaning."""
     from dataclasses import asdict
 
-    from agent_pipelines.indexing.search import IndexSearcher, read_filters
-    from agent_pipelines.terminal import ago, waiting
+    from agent_pipelines.health.readers import CheckedSearcher
+    from agent_pipelines.indexing.search import read_filters
+    from agent_pipelines.terminal import STATE_STYLE, ago, waiting
     from resources.embedder import EmbedderResource
     from resources.state import StateResource
     from resources.weaviate import WeaviateResource
@@ -192,7 +193,7 @@ def search(
         with waiting(console, "Weaviate:") as say:
             session.start_weaviate(say)
         with component.open(WeaviateResource(), EmbedderResource(), StateResource()) as opened:
-            searcher = IndexSearcher({index: opened})
+            searcher = CheckedSearcher({index: opened})
             found = searcher.search(index, query, limit=limit, filters=filters, alpha=alpha)
     if as_json:
         _print_json(asdict(found))
@@ -204,8 +205,15 @@ def search(
         output.print(hit.text.strip()[:400] + "\n", markup=False, highlight=False)
     output.print(
         f"[dim]{len(found.hits)} hits, snapshot {found.sequence} committed "
-        f"{ago(found.committed_at)}, staleness {found.staleness_seconds:.0f} s[/dim]"
+        f"{ago(found.committed_at)}, staleness {found.staleness_seconds:.0f} s, source checked "
+        f"{found.checked_seconds_ago:.0f} s ago[/dim]"
     )
+    for doubt in found.not_true:
+        output.print(
+            Text.assemble(
+                f"{doubt.signal}: ", (doubt.state, STATE_STYLE[doubt.state]), f", {doubt.reason}"
+            )
+        )
 
 
 @app.command()

@@ -21,6 +21,7 @@ from agent_pipelines.indexing.partition import Partition
 from agent_pipelines.indexing.sources import Source
 from resources.embedder import EmbedderResource
 from resources.state import StateResource
+from resources.tools import ToolServerResource
 from resources.weaviate import WeaviateResource
 
 
@@ -112,4 +113,6 @@ class ConfiguredIndex:
                 store=store,
                 engine=state.engine(),
                 settings=self.config.collection,
+                when_false=self.config.when_false,
+                served_by=ToolServerResource().serving_path,
             )

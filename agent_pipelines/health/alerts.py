@@ -67,7 +67,11 @@ def catalogues() -> dict[str, tuple[Signal[Any], ...]]:
         for module in pkgutil.iter_modules(health.__path__)
         if module.ispkg
     )
-    return {package.__name__.rpartition(".")[2]: package.catalogue() for package in packages}
+    return {
+        package.__name__.rpartition(".")[2]: package.catalogue()
+        for package in packages
+        if hasattr(package, "catalogue")
+    }
 
 
 def rule_file(found: Mapping[str, Sequence[Signal[Any]]]) -> dict[str, Any]:
