@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from agent_pipelines.components import retention
 from agent_pipelines.loading import PACKAGED_ASSETS, load_assets
 from agent_pipelines.settings import Settings
 
@@ -29,7 +30,9 @@ def build_defs(
         # One process per run: steps share the loaded embedder. In a cluster a run is a pod.
         executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(load_assets(folder.expanduser()).definitions, bound)
+    return dg.Definitions.merge(
+        load_assets(folder.expanduser()).definitions, retention.build(), bound
+    )
 
 
 def _resources() -> dict[str, Any]:

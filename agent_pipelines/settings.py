@@ -9,12 +9,53 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import platformdirs
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from agent_pipelines.errors import UserError
 
 EmbedderBackend = Literal["auto", "torch", "openvino"]
+
+
+class Retention(BaseSettings):
+    """How many days each kind of record is kept, by variables such as RETENTION_ANSWERS_DAYS.
+
+    What is live, may still be continued or is still referred to is kept however old it is.
+    """
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_prefix="RETENTION_")
+
+    journals_days: float = Field(
+        default=14, description="Messages and traces of batches that have ended."
+    )
+    answers_days: float = Field(default=90, description="Batches that have ended, and answers.")
+    snapshots_days: float = Field(
+        default=30, description="Snapshots that are neither the newest nor some answer's."
+    )
+    tombstones_days: float = Field(
+        default=90, description="Ids of chunks that are gone, which no answer here can cite."
+    )
+    signals_days: float = Field(default=30, description="Readings that nobody renews any more.")
+    runs_days: float = Field(
+        default=30, description="Dagster's finished runs, with their events and logs."
+    )
+    reports_days: float = Field(
+        default=7, description="What Dagster's sensors reported of checks, and its ticks."
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _days(cls, value: Any, info: ValidationInfo) -> float:
+        try:
+            days = float(value)
+        except (TypeError, ValueError):
+            days = 0.0
+        if not 0 < days < float("inf"):
+            raise UserError(
+                f"RETENTION_{str(info.field_name).upper()} is {value!r}",
+                remedy="use a number of days greater than 0",
+            )
+        return days
 
 
 def _default_state_dir() -> Path:
@@ -73,6 +114,12 @@ class Settings(BaseSettings):
     llm_api_key: str | None = None
     search_tool_url: str | None = Field(
         default=None, description="An existing search tool server; default: the embedded one."
+    )
+
+    dagster_home: Path | None = Field(
+        default=None,
+        description="Dagster's instance, where a deployment runs its daemon; default: the one in "
+        "the state directory, whose daemon `dev` runs.",
     )
 
     @field_validator("embedder_backend", mode="before")

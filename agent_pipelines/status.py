@@ -1,4 +1,4 @@
-"""What is true right now, as data: each index with its signals, each agent with its last batch.
+"""What is true right now, as data: each index and the machinery with their signals, each agent.
 
 Belongs here: gathering what `status` shows. Does not belong here: showing it (`cli.py`) or judging
 it (`health/`).
@@ -7,6 +7,8 @@ it (`health/`).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 
 import dagster as dg
 from sqlalchemy import Engine, func, select
@@ -14,15 +16,18 @@ from sqlalchemy import Engine, func, select
 from agent_pipelines.components.configured_index import ConfiguredIndex
 from agent_pipelines.components.index_sensor import IN_PROGRESS, SIGNAL_TAG
 from agent_pipelines.errors import UserError
-from agent_pipelines.health import repair
+from agent_pipelines.health import machinery, repair
 from agent_pipelines.health.evaluate import Recorded, evaluate, recorded, tick
+from agent_pipelines.health.machine import ALWAYS, Machinery, Memory
 from agent_pipelines.health.signal import State, worst
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.health.view import View
 from agent_pipelines.indexing import changes
 from agent_pipelines.indexing.live import Snapshot, latest
+from agent_pipelines.loading import Loaded
 from agent_pipelines.state.tables import answers, batches
 from resources.embedder import EmbedderResource
+from resources.orchestrator import open_orchestrator, wanted
 from resources.state import StateResource
 from resources.weaviate import WeaviateResource
 
@@ -69,6 +74,16 @@ class AgentStatus:
     outcomes: Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class Daemon:
+    """A Dagster daemon that should be at work."""
+
+    home: Path
+    """Its instance's DAGSTER_HOME."""
+    since: datetime = ALWAYS
+    """When it was started, as far as that is known."""
+
+
 def index_status(component: ConfiguredIndex, instance: dg.DagsterInstance) -> IndexStatus:
     """Evaluate an index's cheap signals now, and read what was recorded of the others."""
     engine = StateResource().engine()
@@ -101,6 +116,27 @@ def index_status(component: ConfiguredIndex, instance: dg.DagsterInstance) -> In
         signals=signals,
         repairs=repairs(engine, component.name, instance),
     )
+
+
+def machinery_status(loaded: Loaded, state_dir: Path, daemon: Daemon | None) -> list[Recorded]:
+    """Evaluate the machinery's signals now.
+
+    Args:
+        loaded: the assets folder, which says what should be switched on.
+        state_dir: the folder that must take writes.
+        daemon: the one that is expected to run; None where none is.
+    """
+    watchers = wanted(loaded.definitions)
+    with Machinery(
+        state_dir=state_dir,
+        state=StateResource().engine,
+        orchestrator=partial(open_orchestrator, daemon.home, watchers) if daemon else None,
+        broken=loaded.broken,
+        memory=Memory(since=daemon.since) if daemon else None,
+    ) as view:
+        evaluate(view, machinery.catalogue())
+        known = recorded(view.engine, view.subject)
+    return [known[signal.name] for signal in machinery.catalogue()]
 
 
 def repairs(engine: Engine, index: str, instance: dg.DagsterInstance) -> Sequence[Repairing]:

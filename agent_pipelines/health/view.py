@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 from sqlalchemy import Engine
 
+from agent_pipelines.health.serving import InThisProcess
 from agent_pipelines.indexing import changes, generations, live, rotation
 from agent_pipelines.indexing.generations import Generation
 from agent_pipelines.indexing.golden import cosine, golden_vector
@@ -20,7 +21,7 @@ from agent_pipelines.indexing.listing import Listing
 from agent_pipelines.indexing.live import Snapshot
 from agent_pipelines.indexing.plan import Plan, make_plan
 from agent_pipelines.indexing.reconcile import Census, is_sound
-from agent_pipelines.indexing.search import IndexSearcher, Searcher
+from agent_pipelines.indexing.search import ServingPath
 from agent_pipelines.indexing.store import Stored
 
 
@@ -109,8 +110,10 @@ class View:
         return plan
 
     @cached_property
-    def searcher(self) -> Searcher:
-        return IndexSearcher({self.index.name: self.index})
+    def serving(self) -> ServingPath:
+        """The way that readers take; one connection for the whole evaluation."""
+        path = self.index.served_by()
+        return InThisProcess(self.index) if path is None else self._held.enter_context(path)
 
     @cached_property
     def census(self) -> Census:

@@ -211,17 +211,17 @@ class Ledger:
         with read(self._engine) as connection:
             return list(connection.scalars(query))
 
-    def ids_after(self, chunk_id: str, *, limit: int) -> list[str]:
-        """Ids of the chunks that come after this one in the order of ids."""
-        columns = chunks.c
-        query = (
-            select(columns.chunk_id)
-            .where(*self._mine(chunks), columns.chunk_id > chunk_id, columns.state == "present")
-            .order_by(columns.chunk_id)
-            .limit(limit)
-        )
+    def some(self, count: int, *, after: str) -> list[str]:
+        """Ids of the `count` chunks that follow this id, the first ones after the last.
+
+        By chance where `after` is random: ids are hashes.
+        """
+        id_ = chunks.c.chunk_id
+        query = select(id_).where(*self._mine(chunks), chunks.c.state == "present").order_by(id_)
         with read(self._engine) as connection:
-            return list(connection.scalars(query))
+            found = list(connection.scalars(query.where(id_ > after).limit(count)))
+            rest = query.where(id_ <= after).limit(count - len(found))
+            return found + list(connection.scalars(rest))
 
     def retired(self, *, newest: int) -> dict[str, str]:
         """Document of each chunk that was retired last and has not come back, by id."""

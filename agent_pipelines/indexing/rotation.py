@@ -115,9 +115,7 @@ def turn(engine: Engine, collection: str, ledger: Ledger, total: int) -> Turn:
             due = AT_MOST
     many = min(max(due, AT_LEAST), AT_MOST - len(known), total)
     after = row.position if row else ""
-    ids = ledger.ids_after(after, limit=many)
-    if len(ids) < many:
-        ids += [id_ for id_ in ledger.ids_after("", limit=many - len(ids)) if id_ <= after]
+    ids = ledger.some(many, after=after)
     return Turn(engine, collection, known, ids, total, row.hurried if row else 0)
 
 

@@ -266,6 +266,8 @@ answers = Table(
     Column("seconds", Float, nullable=False),
     Column("index_name", String(200)),
     Column("sequence", BigInteger),
+    # names of the signals that were not true when it was given
+    Column("false_signals", JSON, nullable=False, default=list),
     Column("finished_at", UtcDateTime, nullable=False),
 )
 

@@ -132,13 +132,9 @@ FAULTS = (
     Fault("the collection dropped", store=_drop),
     Fault("the source lists nothing (a mount is gone)", files=_empty, source_is_lost=True),
     Fault("the source lists half (a truncated listing)", files=_halve, source_is_lost=True),
-    Fault(
-        "the embedder fails at one of 10 edits", files=_edit, environment={standin.FAULT: "raises"}
-    ),
+    Fault("the embedder fails at one of 10 edits", files=_edit, embedder="raises"),
     Fault("one of 10 edits gets a vector of NaN", files=_edit, embedder="nan"),
-    Fault(
-        "another model, same name and dimension", files=_edit, environment={standin.FAULT: "other"}
-    ),
+    Fault("another model, same name and dimension", files=_edit, embedder="other"),
     Fault("kill -9 in the midst of a rebuild", killed=True),
 )
 

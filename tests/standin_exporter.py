@@ -1,0 +1,119 @@
+"""An exporter made up: what /metrics would say of two indexes and the machinery at a given moment.
+
+Belongs here: the metrics as everybody agreed on them. Does not belong here: faults; a test makes
+them by changing what is said.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from agent_pipelines.health.signal import Signal
+from tests.traces import Trace
+
+#: Seconds between two ticks, two audits and two scrapes; the last is Prometheus' default.
+TICK, AUDIT, SCRAPE = 30, 600, 60
+
+
+@dataclass
+class Index:
+    """What is said of one."""
+
+    sequence: int = 1
+    documents: int = 1_000
+    pending: int = 0
+    staleness: float = 0.0
+    attempts: int = 0
+
+
+@dataclass(eq=False)
+class StandinExporter(Collector):
+    """Its `now` is moved by `run`; everything else is changed by whoever plays a fault."""
+
+    signals: Sequence[Signal[Any]]
+    now: float = 0.0
+    ticks: int = 0
+    indexes: dict[str, Index] = field(default_factory=lambda: {"docs": Index(), "wiki": Index()})
+    states: dict[tuple[str, str], str] = field(default_factory=dict)
+    """By subject and signal; true where nothing is said."""
+    ticked_at: dict[str, float] = field(default_factory=dict)
+    """Where a subject's last tick was not the last one of all."""
+    audited_at: float | None = None
+    """Where audits have stopped."""
+    without: Callable[[str, Mapping[str, str]], bool] = lambda _name, _labels: False
+    """What is not said."""
+    answers: bool = True
+    frozen: str | None = None
+    """What is said again and again instead."""
+
+    def subjects(self) -> Iterator[tuple[str, Signal[Any]]]:
+        for signal in self.signals:
+            if signal.guards == "machinery":
+                yield "machinery", signal
+            else:
+                yield from ((name, signal) for name in self.indexes)
+
+    def metrics(self) -> str:
+        """The text of /metrics now."""
+        registry = CollectorRegistry()
+        registry.register(self)
+        return generate_latest(registry).decode()
+
+    def collect(self) -> Iterator[Metric]:
+        gauges: dict[str, GaugeMetricFamily] = {}
+
+        def say(name: str, value: float, **labels: str) -> None:
+            name = f"agent_pipelines_{name}"
+            if not self.without(name, labels):
+                gauge = gauges.setdefault(name, GaugeMetricFamily(name, name, labels=list(labels)))
+                gauge.add_metric(list(labels.values()), value)
+
+        last_tick = self.now // TICK * TICK
+        last_audit = self.now // AUDIT * AUDIT if self.audited_at is None else self.audited_at
+        for subject, signal in self.subjects():
+            at = self.ticked_at.get(subject, last_tick) if signal.depth == "tick" else last_audit
+            key = {"subject": subject, "signal": signal.name}
+            actual = self.states.get((subject, signal.name), "true")
+            for state in ("true", "false", "cannot_tell"):
+                labels = {**key, "severity": signal.severity, "state": state}
+                say("signal", float(state == actual), **labels)
+            say("signal_age_seconds", self.now - at, **key)
+            say("signal_state_seconds", self.now, **key)
+        for subject in dict.fromkeys(subject for subject, _ in self.subjects()):
+            say(
+                "exporter_tick_age_seconds",
+                self.now - self.ticked_at.get(subject, last_tick),
+                subject=subject,
+            )
+            say("exporter_tick_seconds", 0.2, subject=subject)
+        for name, index in self.indexes.items():
+            say("staleness_seconds", index.staleness, index=name)
+            say("snapshot_sequence", index.sequence, index=name)
+            say("snapshot_age_seconds", self.now % 300, index=name)
+            say("documents", index.documents - index.pending, index=name, state="indexed")
+            say("documents", 0, index=name, state="failed")
+            say("documents", index.pending, index=name, state="pending")
+            say("chunks", 10 * index.documents, index=name)
+            say("repair_attempts", index.attempts, index=name)
+        yield from gauges.values()
+        ticks = CounterMetricFamily("agent_pipelines_exporter_sequence", "finished ticks")
+        ticks.add_metric([], self.ticks)
+        yield ticks
+
+    def run(self, trace: Trace, minutes: float, *, each: Callable[[], None] = lambda: None) -> None:
+        """Let time pass, with a scrape every so often.
+
+        Args:
+            trace: gets the scrapes.
+            minutes: how long.
+            each: is called before every scrape.
+        """
+        for _ in range(int(minutes * 60 / trace.every)):
+            before, self.now = self.now, self.now + trace.every
+            self.ticks += int(self.now // TICK - before // TICK)
+            each()
+            trace.add((self.frozen or self.metrics()) if self.answers else None)

@@ -1,0 +1,155 @@
+"""What an exporter said over time, kept small, and as promtool reads it.
+
+Belongs here: scrapes → series with one value per scrape → text. Does not belong here: which alerts
+a trace must raise (`tests/unit/test_health_alerts.py`), or making up an exporter
+(`tests/standin_exporter.py`).
+
+A trace's file begins with `every SECONDS for SECONDS fires ALERT/SUBJECT …`. Then comes one line
+per series in promtool's notation: `1+0x19` is twenty times 1, `0+30x9` ten values with 30 more each
+time, `_` nothing, `stale` not there any more. A healthy hour of two indexes is some 20 KB.
+"""
+
+import threading
+import time
+import urllib.request
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from prometheus_client.parser import text_string_to_metric_families
+
+#: Only our own metrics are kept, not those of the process and its libraries.
+_OURS = "agent_pipelines_"
+
+#: An alert by name and subject.
+Fired = tuple[str, str]
+
+
+class Trace:
+    """Scrapes at even distances."""
+
+    def __init__(self, every: float) -> None:
+        """Begin one, with `every` seconds between two scrapes."""
+        self.every = every
+        self.scrapes = 0
+        self._series: dict[str, list[float | None]] = {}
+
+    def add(self, text: str | None) -> None:
+        """One scrape: the text of /metrics, or None where the exporter did not answer."""
+        for family in text_string_to_metric_families(text or ""):
+            for sample in family.samples:
+                if sample.name.startswith(_OURS) and not sample.name.endswith("_created"):
+                    labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()))
+                    values = self._series.setdefault(f"{sample.name}{{{labels}}}", [])
+                    values += [None] * (self.scrapes - len(values))
+                    # Tenths of a second are as exact as anything here.
+                    values.append(round(sample.value, 1))
+        self.scrapes += 1
+
+    @property
+    def seconds(self) -> float:
+        """When the last scrape was, counted from the first."""
+        return (self.scrapes - 1) * self.every
+
+    def series(self) -> dict[str, str]:
+        """Values by series, in promtool's notation."""
+        return {
+            name: _notation(values + [None] * (self.scrapes - len(values)))
+            for name, values in self._series.items()
+        }
+
+    def dump(self, fires: Iterable[Fired] = ()) -> str:
+        """The text of its file.
+
+        Args:
+            fires: everything that must fire at any time of it, but the watchdog.
+        """
+        alerts = " ".join(f"{alert}/{subject}" for alert, subject in sorted(fires))
+        head = f"every {self.every:g} for {self.seconds:g} fires {alerts}".rstrip()
+        lines = (f"{name} {values}" for name, values in self.series().items())
+        return "\n".join([head, *lines]) + "\n"
+
+
+@contextmanager
+def recording(url: str, every: float) -> Iterator[Trace]:
+    """Scrape a real exporter for as long as the block lasts.
+
+    Args:
+        url: of its /metrics.
+        every: seconds between two scrapes.
+    """
+    trace, done = Trace(every), threading.Event()
+
+    def scrape() -> None:
+        began = time.monotonic()
+        while not done.wait(max(0.0, began + trace.scrapes * every - time.monotonic())):
+            try:
+                with urllib.request.urlopen(url, timeout=every) as response:
+                    text = response.read().decode()
+            except OSError:  # whatever the reason: Prometheus would see nothing either
+                text = None
+            trace.add(text)
+
+    thread = threading.Thread(target=scrape, name=f"scraping {url}", daemon=True)
+    thread.start()
+    try:
+        yield trace
+    finally:
+        done.set()
+        thread.join()
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a trace's file says."""
+
+    every: float
+    seconds: float
+    fires: set[Fired]
+    series: dict[str, str]
+    """Values by series, in promtool's notation."""
+
+
+def parse(text: str) -> Told:
+    """The trace of a file's text."""
+    head, *lines = text.splitlines()
+    _, every, _, seconds, _, *alerts = head.split()
+    pairs = (line.rpartition("} ") for line in lines)
+    return Told(
+        float(every),
+        float(seconds),
+        {(alert, subject) for alert, _, subject in (fired.partition("/") for fired in alerts)},
+        {f"{name}}}": values for name, _, values in pairs},
+    )
+
+
+def _notation(values: list[float | None]) -> str:
+    """Runs of equal steps; the first missing value after others is Prometheus' stale marker."""
+    parts: list[str] = []
+    at = 0
+    while at < len(values):
+        first = values[at]
+        if first is None:
+            end = at
+            while end < len(values) and values[end] is None:
+                end += 1
+            gone = at > 0
+            parts += ["stale"] if gone else []
+            if end - at - gone:
+                parts.append(f"_x{end - at - gone}")
+            at = end
+            continue
+        step, length = 0.0, 1
+        for before, value in zip(values[at:], values[at + 1 :], strict=False):
+            if value is None or before is None:
+                break
+            if length == 1:
+                step = round(value - before, 1)
+            elif round(value - before, 1) != step:
+                break
+            length += 1
+        if length == 2:  # two values are no run yet: the second may begin a longer one
+            length = 1
+        parts.append(f"{first:.12g}" if length == 1 else f"{first:.12g}{step:+g}x{length - 1}")
+        at += length
+    return " ".join(parts)
