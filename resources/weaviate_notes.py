@@ -5,11 +5,15 @@ have no deadline of their own, and what they share with chunks is tuned for chun
 here: what is noted (`health/`, `indexing/sequence.py`).
 """
 
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
 from agent_pipelines.errors import UnavailableError
 from agent_pipelines.indexing.store import StoreError
+
+if TYPE_CHECKING:
+    import httpx
 
 #: No index has an alias like this: theirs have no capital but the first.
 COLLECTION = "AgentPipelines"
@@ -19,23 +23,28 @@ _DEADLINE = 5.0
 
 
 class Notes:
-    """One connection."""
+    """One connection, opened by whoever reads or writes the first note."""
 
     def __init__(self, url: str, api_key: str | None, consistency: str) -> None:
-        import httpx
-
         self._url = url
+        self._api_key = api_key
         self._level = {"consistency_level": consistency.upper()}
         self._exists = False
-        self._http = httpx.Client(
-            base_url=f"{url.rstrip('/')}/v1",
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+
+    @cached_property
+    def _http(self) -> "httpx.Client":
+        import httpx
+
+        return httpx.Client(
+            base_url=f"{self._url.rstrip('/')}/v1",
+            headers={"Authorization": f"Bearer {self._api_key}"} if self._api_key else {},
             timeout=_DEADLINE,
         )
 
     def close(self) -> None:
         """Close the connection."""
-        self._http.close()
+        if "_http" in vars(self):
+            self._http.close()
 
     def read(self, key: str) -> str | None:
         """What was noted last under this key, or None."""

@@ -22,7 +22,7 @@ from agent_pipelines.state.upsert import upsert
 BACK_OFF, BACK_OFF_CAP = timedelta(seconds=30), timedelta(minutes=30)
 
 #: After so many attempts somebody must look. It is tried on, as seldom as the cap allows.
-GIVES_UP_AFTER = 8
+GIVES_UP_AFTER = 6
 
 #: What is asked for in the name of no signal: a sync that stopped before its end, or was not
 #: committed; and a look at what a repair has helped.

@@ -279,7 +279,7 @@ class _Sync:
         suspects = {id_ for ids in mine.values() for id_ in ids}
         rotation.doubted(self._index.engine, self._collection, list(suspects))
         # What has the same text may have the same wrong vector.
-        self._supply.copies = not mine["wrong vector"]
+        self._supply.copies = not found["wrong vector"]
         return len(suspects)
 
     def _compare(self, verify: bool) -> int:

@@ -1,6 +1,8 @@
 """What nobody sees by counting: each is seen by its signal and no other, and mended by a sync."""
 
 import sqlite3
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -11,8 +13,10 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, update
 
+from agent_pipelines.health.evaluate import look
 from agent_pipelines.health.signal import State
 from agent_pipelines.health.signals import catalogue
+from agent_pipelines.health.view import View
 from agent_pipelines.indexing import live, rotation
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.ledger import Ledger
@@ -22,7 +26,7 @@ from agent_pipelines.indexing.store import CollectionSettings, Stored, StoreErro
 from agent_pipelines.state.engine import open_engine, write
 from agent_pipelines.state.tables import chunks
 from resources import weaviate_notes
-from resources.weaviate import WeaviateStore, _properties, _schema, _vector_index
+from resources.weaviate import WeaviateResource, WeaviateStore, _properties, _schema, _vector_index
 from tests.engine import (
     Crash,
     HashEmbedder,
@@ -546,3 +550,38 @@ def test_healthy_edits_turn_nothing_false(index: Index, source: MemorySource) ->
         assert false_signals(index) == set()
         commit(index)
         assert states(index) == {signal.name: State.TRUE for signal in catalogue()}
+
+
+def test_who_looks_while_syncs_and_commits_go_on_sees_nothing_false(
+    index: Index, source: MemorySource, weaviate_resource: WeaviateResource
+) -> None:
+    """All the time, whatever goes on; the probes of the serving path have a test of their own."""
+    mine = [signal for signal in catalogue() if signal.name != "known_items_found"]
+    stop, false, seen = threading.Event(), set[str](), Counter[State]()
+
+    def watch() -> None:
+        with weaviate_resource.connect() as store:
+            beside = replace(index, store=store)
+            while not stop.is_set():
+                with View(beside, committed=True) as view:
+                    for signal, reading in look(view, mine).items():
+                        seen[reading.state] += 1
+                        if reading.state is State.FALSE:
+                            false.add(f"{signal.name}: {reading.observed}")
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for n in range(12):
+            source.texts[f"d{n % 3}.md"] = document(f"Doc{n % 3}", f"new{n}", "two")
+            source.texts[f"more{n}.md"] = section(f"more{n}")
+            source.texts.pop(f"more{n - 1}.md", None)
+            run_sync(index, verify=n % 4 == 3)
+            commit(index)
+    finally:
+        stop.set()
+        watcher.join()
+    assert false == set()
+    assert seen[State.TRUE] > 50, "it could tell, now and then"
+    assert_exact(index, source)
+    assert_healthy(index)
