@@ -19,9 +19,9 @@ from agent_pipelines.indexing.store import Filter
 from agent_pipelines.state.engine import read
 from agent_pipelines.state.tables import signals as table
 
-#: How old a reading may be and still be news: a few times what passes between two of them where
-#: all is well, so that one that was skipped or slow makes no doubt of its own.
-MAY_BE_OLD = {"tick": timedelta(minutes=2), "audit": timedelta(minutes=30)}
+#: How old a reading may be and still be news, the same as for the alert on it: ten ticks, six
+#: audits, so that some that were skipped or slow make no doubt of their own.
+MAY_BE_OLD = {"tick": timedelta(minutes=5), "audit": timedelta(hours=1)}
 
 
 class BlockedError(UserError):

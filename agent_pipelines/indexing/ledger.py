@@ -211,29 +211,32 @@ class Ledger:
         with read(self._engine) as connection:
             return list(connection.scalars(query))
 
-    def some(self, count: int, *, after: str) -> list[str]:
-        """Ids of `count` chunks, by chance where `after` is random: ids are hashes."""
-        id_ = chunks.c.chunk_id
-        query = select(id_).where(*self._mine(chunks), chunks.c.state == "present").order_by(id_)
-        with read(self._engine) as connection:
-            found = list(connection.scalars(query.where(id_ > after).limit(count)))
-            rest = query.where(id_ <= after).limit(count - len(found))
-            return found + list(connection.scalars(rest))
-
-    def retired(self, *, newest: int) -> list[str]:
-        """Ids that were deleted last, and did not come back since."""
-        columns = tombstones.c
-        returned = select(chunks.c.chunk_id).where(
-            chunks.c.collection == self._collection, chunks.c.chunk_id == columns.chunk_id
-        )
+    def ids_after(self, chunk_id: str, *, limit: int) -> list[str]:
+        """Ids of the chunks that come after this one in the order of ids."""
+        columns = chunks.c
         query = (
             select(columns.chunk_id)
-            .where(columns.index_name == self._index, ~returned.exists())
-            .order_by(columns.retired_at.desc())
-            .limit(newest)
+            .where(*self._mine(chunks), columns.chunk_id > chunk_id, columns.state == "present")
+            .order_by(columns.chunk_id)
+            .limit(limit)
         )
         with read(self._engine) as connection:
             return list(connection.scalars(query))
+
+    def retired(self, *, newest: int) -> dict[str, str]:
+        """Document of each chunk that was retired last and has not come back, by id."""
+        columns = tombstones.c
+        query = (
+            select(columns.chunk_id, columns.document_id)
+            .where(columns.index_name == self._index)
+            .order_by(columns.retired_at.desc(), columns.chunk_id)
+            .limit(newest)
+        )
+        with read(self._engine) as connection:
+            gone = {row.chunk_id: row.document_id for row in connection.execute(query)}
+        # The same text in the same place has the same id again.
+        back = self.entries(list(gone))
+        return {id_: document for id_, document in gone.items() if id_ not in back}
 
     def counts(self) -> Counts:
         """How many rows stand in which state."""

@@ -294,7 +294,7 @@ def test_a_deleted_chunk_that_came_back_is_seen(
     store.write(collection_of(committed), [back.chunk], back.vector[None, :], back.fingerprint)
     reading = served.read(DELETED)
     assert reading.state is State.FALSE
-    assert reading.evidence == [{"chunk": back.chunk.id}]
+    assert reading.evidence == [{"chunk": back.chunk.id, "document": "d0.md"}]
 
 
 def test_results_say_what_is_not_true_as_soon_as_somebody_has_seen_it(

@@ -69,7 +69,7 @@ def test_a_dead_watcher_shows_in_every_result(engine: Engine) -> None:
     assert set(found) == {signal.name for signal in catalogue() if signal.depth == "tick"}
     for state, reason in found.values():
         assert state == "cannot tell"
-        assert "not evaluated for 180 s" in reason
+        assert "not evaluated for 360 s" in reason
     age(engine, timedelta(days=2), *(signal.name for signal in catalogue()))
     assert set(said(engine)) == {signal.name for signal in catalogue()}
 
