@@ -231,8 +231,11 @@ def test_a_server_that_hangs_or_is_gone_cannot_be_told_and_is_not_false(
     committed: Index, serve: Serve
 ) -> None:
     served = serve(committed)
-    served.process.send_signal(signal.SIGSTOP)
     try:
+        with View(served.index, committed=True) as view:
+            assert look(view, [CANARY])[CANARY].state is State.TRUE
+            served.process.send_signal(signal.SIGSTOP)
+            assert look(view, [KNOWN])[KNOWN].state is State.CANNOT_TELL, "on an open connection"
         with View(served.index, committed=True) as view:
             readings = look(view, catalogue())
     finally:
