@@ -9,6 +9,7 @@ per series in promtool's notation: `1+0x19` is twenty times 1, `0+30x9` ten valu
 time, `_` nothing, `stale` not there any more. A healthy hour of two indexes is some 20 KB.
 """
 
+import math
 import threading
 import time
 import urllib.request
@@ -141,7 +142,7 @@ def _notation(values: list[float | None]) -> str:
             continue
         step, length = 0.0, 1
         for before, value in zip(values[at:], values[at + 1 :], strict=False):
-            if value is None or before is None:
+            if value is None or before is None or not math.isfinite(value - before):
                 break
             if length == 1:
                 step = round(value - before, 1)
@@ -150,6 +151,10 @@ def _notation(values: list[float | None]) -> str:
             length += 1
         if length == 2:  # two values are no run yet: the second may begin a longer one
             length = 1
-        parts.append(f"{first:.12g}" if length == 1 else f"{first:.12g}{step:+g}x{length - 1}")
+        parts.append(_number(first) + (f"{step:+g}x{length - 1}" if length > 1 else ""))
         at += length
     return " ".join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:.12g}" if math.isfinite(value) else str(value).capitalize()
