@@ -10,6 +10,7 @@ time, `_` nothing, `stale` not there any more. A healthy hour of two indexes is 
 """
 
 import math
+import re
 import threading
 import time
 import urllib.request
@@ -17,10 +18,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from prometheus_client.parser import text_string_to_metric_families
-
-#: Only our own metrics are kept, not those of the process and its libraries.
+#: How our own metrics begin.
 _OURS = "agent_pipelines_"
+
+#: A series, whose labels may hold anything, and its values.
+_LINE = re.compile(r"(\w+(?:\{.*\})?) (.+)")
 
 #: An alert by name and subject.
 Fired = tuple[str, str]
@@ -37,14 +39,14 @@ class Trace:
 
     def add(self, text: str | None) -> None:
         """One scrape: the text of /metrics, or None where the exporter did not answer."""
-        for family in text_string_to_metric_families(text or ""):
-            for sample in family.samples:
-                if sample.name.startswith(_OURS) and not sample.name.endswith("_created"):
-                    labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()))
-                    values = self._series.setdefault(f"{sample.name}{{{labels}}}", [])
-                    values += [None] * (self.scrapes - len(values))
-                    # Tenths of a second are as exact as anything here.
-                    values.append(round(sample.value, 1))
+        for line in (text or "").splitlines():
+            # Comments, and what is of the process and its libraries, begin otherwise.
+            if line.startswith(_OURS):
+                name, _, value = line.rpartition(" ")
+                values = self._series.setdefault(name, [])
+                values += [None] * (self.scrapes - len(values))
+                # Tenths of a second are as exact as anything here.
+                values.append(round(float(value), 1))
         self.scrapes += 1
 
     @property
@@ -115,12 +117,11 @@ def parse(text: str) -> Told:
     """The trace of a file's text."""
     head, *lines = text.splitlines()
     _, every, _, seconds, _, *alerts = head.split()
-    pairs = (line.rpartition("} ") for line in lines)
     return Told(
         float(every),
         float(seconds),
         {(alert, subject) for alert, _, subject in (fired.partition("/") for fired in alerts)},
-        {f"{name}}}": values for name, _, values in pairs},
+        {name: values for line in lines for name, values in _LINE.findall(line)},
     )
 
 

@@ -53,11 +53,11 @@ def subject_of(signal: Signal[Any]) -> str:
 
 def one_false(signal: Signal[Any]) -> None:
     def play(exporter: StandinExporter, trace: Trace) -> None:
-        exporter.run(trace, 5)
+        exporter.run(trace, 3)
         exporter.states[subject_of(signal), signal.name] = "false"
-        exporter.run(trace, 5)
+        exporter.run(trace, 3)
         exporter.states.clear()
-        exporter.run(trace, 10)
+        exporter.run(trace, 2)
 
     CASES[f"{signal.name} is false"] = Case(play, {(alerts.name_of(signal), subject_of(signal))})
 
@@ -331,17 +331,17 @@ def judged(name: str, trace: Told) -> dict[str, Any]:
 def rendered(signal: Signal[Any]) -> dict[str, Any]:
     """The alert as somebody gets it, while the first signal of all is false."""
     return {
-        "eval_time": "7m",
+        "eval_time": "5m",
         "alertname": alerts.name_of(signal),
         "exp_alerts": [
             {
                 "exp_labels": {
-                    "subject": "docs",
+                    "subject": subject_of(signal),
                     "signal": signal.name,
                     "severity": signal.severity,
                 },
                 "exp_annotations": {
-                    "summary": f"docs: no longer true: {signal.statement}",
+                    "summary": f"{subject_of(signal)}: no longer true: {signal.statement}",
                     "description": signal.runbook,
                     "runbook_url": f"deploy/runbooks/{signal.name}.md",
                 },
@@ -357,7 +357,13 @@ def test_each_fault_fires_its_alert_and_no_other(name: str, failed: dict[str, st
 
 def test_a_trace_keeps_what_was_scraped() -> None:
     trace = Trace(15)
-    for text in (None, "agent_pipelines_a 1\npython_info 3\n", "agent_pipelines_a 3\n", None, None):
+    for text in (
+        None,
+        "# TYPE agent_pipelines_a gauge\nagent_pipelines_a 1\npython_info 3\n",
+        "agent_pipelines_a 3\n",
+        None,
+        None,
+    ):
         trace.add(text)
     for value in (7, 7, 7, 8):
         trace.add(f'agent_pipelines_a {value}\nagent_pipelines_b{{x="y"}} 0.25\n')
@@ -365,7 +371,7 @@ def test_a_trace_keeps_what_was_scraped() -> None:
     told = traces.parse(trace.dump(fires))
     assert (told.every, told.seconds, told.fires) == (15, 120, fires)
     assert told.series == {
-        "agent_pipelines_a{}": "_x1 1 3 stale _x1 7+0x2 8",
+        "agent_pipelines_a": "_x1 1 3 stale _x1 7+0x2 8",
         'agent_pipelines_b{x="y"}': "_x5 0.2+0x3",
     }
 
@@ -392,7 +398,7 @@ def test_an_exporter_is_recorded_with_its_silence() -> None:
         url = exporter.base_url.replace("/v1", "/metrics")
         with traces.recording(url, every=0.05) as trace:
             until(lambda: exporter.scrapes >= 6, 20, "six scrapes")
-    assert trace.series()["agent_pipelines_a{}"].startswith("1 2 stale 4")
+    assert trace.series()["agent_pipelines_a"].startswith("1 2 stale 4")
 
 
 def test_amtool_accepts_the_routing_and_each_alert_reaches_its_receiver() -> None:
