@@ -180,8 +180,9 @@ def search(
     """Search an index the way agents do: by words and by meaning."""
     from dataclasses import asdict
 
-    from agent_pipelines.indexing.search import IndexSearcher, read_filters
-    from agent_pipelines.terminal import ago, waiting
+    from agent_pipelines.health.readers import CheckedSearcher
+    from agent_pipelines.indexing.search import read_filters
+    from agent_pipelines.terminal import STATE_STYLE, ago, waiting
     from resources.embedder import EmbedderResource
     from resources.state import StateResource
     from resources.weaviate import WeaviateResource
@@ -192,7 +193,7 @@ def search(
         with waiting(console, "Weaviate:") as say:
             session.start_weaviate(say)
         with component.open(WeaviateResource(), EmbedderResource(), StateResource()) as opened:
-            searcher = IndexSearcher({index: opened})
+            searcher = CheckedSearcher({index: opened})
             found = searcher.search(index, query, limit=limit, filters=filters, alpha=alpha)
     if as_json:
         _print_json(asdict(found))
@@ -204,8 +205,15 @@ def search(
         output.print(hit.text.strip()[:400] + "\n", markup=False, highlight=False)
     output.print(
         f"[dim]{len(found.hits)} hits, snapshot {found.sequence} committed "
-        f"{ago(found.committed_at)}, staleness {found.staleness_seconds:.0f} s[/dim]"
+        f"{ago(found.committed_at)}, staleness {found.staleness_seconds:.0f} s, source checked "
+        f"{found.checked_seconds_ago:.0f} s ago[/dim]"
     )
+    for doubt in found.not_true:
+        output.print(
+            Text.assemble(
+                f"{doubt.signal}: ", (doubt.state, STATE_STYLE[doubt.state]), f", {doubt.reason}"
+            )
+        )
 
 
 @app.command()
@@ -238,15 +246,13 @@ def status(assets: Assets = None, as_json: Json = False) -> None:
     from agent_pipelines.commands import status as command
 
     with _session(assets) as session:
-        indexes, agents = command.gather(session, console)
+        indexes, agents, machinery = command.gather(session, console)
         broken = dict(session.loaded.broken)
     if as_json:
-        _print_json(command.as_json(indexes, agents, broken))
+        _print_json(command.as_json(indexes, agents, machinery, broken))
     else:
-        command.show(Console(), indexes, agents)
-        for name, reason in broken.items():
-            console.print(f"[bold red]assets/{name} cannot be loaded:[/bold red] {escape(reason)}")
-    raise typer.Exit(command.exit_code(indexes, bool(broken)))
+        command.show(Console(), indexes, agents, machinery)
+    raise typer.Exit(command.exit_code(indexes, machinery))
 
 
 @app.command()
@@ -270,6 +276,34 @@ def doctor(assets: Assets = None, as_json: Json = False) -> None:
         Console().print(table(("", "what", "observed"), rows))
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def exporter(
+    port: Annotated[int, typer.Option(help="Port of /metrics, /health and /ready.")] = 9090,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    interval: Annotated[
+        float, typer.Option(min=0.1, help="Seconds between two looks at a subject.")
+    ] = 30.0,
+    audit_interval: Annotated[
+        float, typer.Option(min=1, help="Seconds between two audits, as they are scheduled.")
+    ] = 600.0,
+    assets: Assets = None,
+) -> None:
+    """Watch every index and the machinery from outside of Dagster, for Prometheus."""
+    from agent_pipelines.commands.exporter import export
+    from agent_pipelines.loading import PACKAGED_ASSETS
+
+    settings = Settings()
+    export(
+        settings,
+        assets or settings.agent_pipelines_assets or PACKAGED_ASSETS,
+        console,
+        host=host,
+        port=port,
+        interval=interval,
+        audit_interval=audit_interval,
+    )
 
 
 @tools_app.command("search")

@@ -22,6 +22,8 @@ from agent_pipelines.local.models import check_llm, packaged_llm
 from agent_pipelines.local.parts import Launch, Parts, find
 from agent_pipelines.progress import Progress, shown_in
 from agent_pipelines.settings import Settings
+from agent_pipelines.state.leases import this_process
+from resources.orchestrator import PROCESS_TAG
 
 #: A run started by a command reports to the person in front of it, not to Dagster's console log.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -163,6 +165,27 @@ class Session:
 
         return self._parts.ensure("dagster", launch, progress=say)["url"]
 
+    def start_exporter(self, say: Say) -> str:
+        """Have an exporter beside Dagster, which watches it; returns its URL."""
+
+        def launch() -> Launch:
+            (port,) = ports.stable(self.settings.state_dir, "exporter", 1)
+            url = f"http://{ports.HOST}:{port}"
+            home = dagster_home.home(self.settings.state_dir)
+            return Launch(
+                name="exporter",
+                argv=(
+                    *(sys.executable, "-m", "agent_pipelines.cli", "exporter"),
+                    *("--port", str(port)),
+                ),
+                env={**self.environment, "DAGSTER_HOME": str(home)},
+                addresses={"url": url},
+                health_url=f"{url}/health",
+                stop_timeout=15.0,
+            )
+
+        return self._parts.ensure("exporter", launch, progress=say)["url"]
+
     def close(self) -> None:
         """Let go of every part at once; one that is just being started by a thread included."""
         self._parts.close()
@@ -182,6 +205,8 @@ class Session:
                 run_config={**_QUIET, "ops": ops or {}},
                 instance=self.instance,
                 partition_key=partition_key,
+                # Nobody launched it, so nobody else could tell whether it still runs.
+                tags={PROCESS_TAG: this_process()},
                 raise_on_error=False,
             )
         if _interrupted(result):

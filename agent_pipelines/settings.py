@@ -116,6 +116,12 @@ class Settings(BaseSettings):
         default=None, description="An existing search tool server; default: the embedded one."
     )
 
+    dagster_home: Path | None = Field(
+        default=None,
+        description="Dagster's instance, where a deployment runs its daemon; default: the one in "
+        "the state directory, whose daemon `dev` runs.",
+    )
+
     @field_validator("embedder_backend", mode="before")
     @classmethod
     def _known_backend(cls, value: Any) -> Any:

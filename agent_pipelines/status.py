@@ -1,4 +1,4 @@
-"""What is true right now, as data: each index with its signals, each agent with its last batch.
+"""What is true right now, as data: each index and the machinery with their signals, each agent.
 
 Belongs here: gathering what `status` shows. Does not belong here: showing it (`cli.py`) or judging
 it (`health/`).
@@ -7,21 +7,44 @@ it (`health/`).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 
+import dagster as dg
 from sqlalchemy import Engine, func, select
 
 from agent_pipelines.components.configured_index import ConfiguredIndex
+from agent_pipelines.components.index_sensor import IN_PROGRESS, SIGNAL_TAG
 from agent_pipelines.errors import UserError
+from agent_pipelines.health import machinery, repair
 from agent_pipelines.health.evaluate import Recorded, evaluate, recorded, tick
+from agent_pipelines.health.machine import ALWAYS, Machinery, Memory
 from agent_pipelines.health.signal import State, worst
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.health.view import View
 from agent_pipelines.indexing import changes
 from agent_pipelines.indexing.live import Snapshot, latest
+from agent_pipelines.loading import Loaded
 from agent_pipelines.state.tables import answers, batches
 from resources.embedder import EmbedderResource
+from resources.orchestrator import open_orchestrator, wanted
 from resources.state import StateResource
 from resources.weaviate import WeaviateResource
+
+
+@dataclass(frozen=True)
+class Repairing:
+    """What is being done about a signal that is false."""
+
+    signal: str
+    attempts: int
+    """Runs asked for since it is false."""
+    next_at: datetime
+    """When one may be asked for again."""
+    gave_up: bool
+    """Whether it takes a person; it is tried on all the same, seldom."""
+    run_id: str | None
+    """The run that is under way now."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +55,7 @@ class IndexStatus:
     snapshot: Snapshot | None
     staleness_seconds: float
     signals: Sequence[Recorded]
+    repairs: Sequence[Repairing]
 
     @property
     def state(self) -> State:
@@ -50,7 +74,17 @@ class AgentStatus:
     outcomes: Mapping[str, int]
 
 
-def index_status(component: ConfiguredIndex) -> IndexStatus:
+@dataclass(frozen=True)
+class Daemon:
+    """A Dagster daemon that should be at work."""
+
+    home: Path
+    """Its instance's DAGSTER_HOME."""
+    since: datetime = ALWAYS
+    """When it was started, as far as that is known."""
+
+
+def index_status(component: ConfiguredIndex, instance: dg.DagsterInstance) -> IndexStatus:
     """Evaluate an index's cheap signals now, and read what was recorded of the others."""
     engine = StateResource().engine()
     unseen: UserError | None = None
@@ -80,7 +114,40 @@ def index_status(component: ConfiguredIndex) -> IndexStatus:
         snapshot=latest(engine, component.name),
         staleness_seconds=max(0.0, (now - since).total_seconds()) if since else 0.0,
         signals=signals,
+        repairs=repairs(engine, component.name, instance),
     )
+
+
+def machinery_status(loaded: Loaded, state_dir: Path, daemon: Daemon | None) -> list[Recorded]:
+    """Evaluate the machinery's signals now.
+
+    Args:
+        loaded: the assets folder, which says what should be switched on.
+        state_dir: the folder that must take writes.
+        daemon: the one that is expected to run; None where none is.
+    """
+    watchers = wanted(loaded.definitions)
+    with Machinery(
+        state_dir=state_dir,
+        state=StateResource().engine,
+        orchestrator=partial(open_orchestrator, daemon.home, watchers) if daemon else None,
+        broken=loaded.broken,
+        memory=Memory(since=daemon.since) if daemon else None,
+    ) as view:
+        evaluate(view, machinery.catalogue())
+        known = recorded(view.engine, view.subject)
+    return [known[signal.name] for signal in machinery.catalogue()]
+
+
+def repairs(engine: Engine, index: str, instance: dg.DagsterInstance) -> Sequence[Repairing]:
+    """What is being done about an index, as the sensor has it on record."""
+    filter_ = dg.RunsFilter(tags={"index": index}, statuses=list(IN_PROGRESS))
+    runs = instance.get_runs(filter_)
+    under_way = {run.tags[SIGNAL_TAG]: run.run_id for run in runs if SIGNAL_TAG in run.tags}
+    return [
+        Repairing(name, tried.attempts, tried.next_at, tried.gave_up, under_way.get(name))
+        for name, tried in sorted(repair.attempts(engine, index).items())
+    ]
 
 
 def agent_status(engine: Engine, name: str) -> AgentStatus:

@@ -5,8 +5,10 @@ Belongs here: the client, shared by all tasks of a worker. Does not belong here:
 """
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -38,7 +40,7 @@ async def open_session(
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=_KEPT_OPEN)
     async with httpx2.AsyncClient(
         timeout=httpx2.Timeout(call_timeout, connect=connect_timeout),
-        transport=OutageAsAnswer(httpx2.AsyncHTTPTransport(limits=limits)),
+        transport=OutageAsAnswer(httpx2.AsyncHTTPTransport(verify=_trusted(), limits=limits)),
     ) as http:
         client = Client(
             streamable_http_client(url, http_client=http),
@@ -57,7 +59,16 @@ async def open_session(
         finally:
             waiter.cancel()
             done.set()
+            if not connected.is_set():
+                # Whoever asked has given up; a server that hangs would be waited for in vain.
+                holder.cancel()
             await asyncio.wait({holder})
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """Made once: reading the certificates takes longer than all the rest of connecting."""
+    return httpx2.create_ssl_context()
 
 
 async def _hold(client: Client, connected: asyncio.Event, done: asyncio.Event) -> None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from agent_pipelines.errors import UserError
+from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from agent_pipelines.agents.tools import ToolSession
+    from resources.tool_path import ToolPath
 
 
 class ToolServerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -45,6 +46,28 @@ class ToolServerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 remedy="start `agent-pipelines dev`, or set SEARCH_TOOL_URL to one that runs",
             )
         return f"{embedded['url']}/mcp"
+
+    def serving_path(self) -> "ToolPath | None":
+        """The way to the readers, for probes; None where no search tool server is to be expected.
+
+        Raises:
+            UnavailableError: `dev` runs here, and its search tool server does not.
+        """
+        from agent_pipelines.local.parts import find
+        from resources.tool_path import ToolPath
+
+        settings = Settings()
+        if configured := self.url or settings.search_tool_url:
+            return ToolPath(configured)
+        # Not whether it answers: one that hangs must be seen to hang.
+        if embedded := find(settings.state_dir, "search"):
+            return ToolPath(f"{embedded.addresses['url']}/mcp")
+        if find(settings.state_dir, "dagster"):
+            raise UnavailableError(
+                f"the search tool server of {settings.state_dir} is not running",
+                remedy="see its log in the state directory; `agent-pipelines dev` restarts it",
+            )
+        return None
 
     @asynccontextmanager
     async def session(self) -> "AsyncIterator[ToolSession]":

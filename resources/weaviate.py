@@ -22,6 +22,7 @@ from agent_pipelines.indexing.partition import WHOLE, Partition, bucket_of
 from agent_pipelines.indexing.store import (
     CollectionSettings,
     Consistency,
+    Deviation,
     Filter,
     Stored,
     StoreError,
@@ -29,6 +30,7 @@ from agent_pipelines.indexing.store import (
 from agent_pipelines.local.parts import addresses
 from agent_pipelines.local.weaviate import api_key
 from agent_pipelines.settings import Settings
+from resources.weaviate_notes import Notes
 
 #: Seconds to wait for one answer; a write of 256 chunks takes tenths of a second.
 _TIMEOUT_CONNECT, _TIMEOUT_QUERY, _TIMEOUT_INSERT = 5, 30, 90
@@ -119,6 +121,7 @@ class WeaviateStore:
         _wait_no_longer_than_we_do()
         self._url = url
         self._consistency = consistency
+        self._notes = Notes(url, api_key, consistency)
         http, (grpc_host, _, grpc_port) = urlsplit(url), grpc.rpartition(":")
         secure = http.scheme == "https"
         with self._answering():
@@ -146,6 +149,7 @@ class WeaviateStore:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+        self._notes.close()
 
     def collections(self) -> Sequence[str]:
         """Names of all collections."""
@@ -181,6 +185,53 @@ class WeaviateStore:
         """Delete a collection and everything in it."""
         with self._answering():
             self._client.collections.delete(collection)
+
+    def deviations(
+        self, collection: str, settings: CollectionSettings | None
+    ) -> Sequence[Deviation]:
+        """Where a collection's schema is not what `create_collection` makes.
+
+        Only what that says outright is looked at: the rest are defaults, which differ between
+        versions of Weaviate. Replicas may be added and moved.
+        """
+        with self._answering():
+            config = self._use(collection).config.get()
+        observed = {found.name: _spelled(found) for found in config.properties}
+        expected = {wanted["name"]: wanted for wanted in map(_said, _schema())}
+        found = []
+        for name in sorted(observed.keys() | expected.keys()):
+            wanted, has = expected.get(name), observed.get(name)
+            if wanted is None or has is None:
+                said = [_shown(each) if each else "none" for each in (has, wanted)]
+                found.append(Deviation(f"property {name}", *said))
+            elif (same := {key: has[key] for key in wanted}) != wanted:
+                found.append(Deviation(f"property {name}", _shown(same), _shown(wanted)))
+        if settings is not None:
+            index = (config.vector_config or {}).get("default")
+            kept = index.vector_index_config if index else None
+            pairs = {
+                "vector index": (
+                    str(kept.vector_index_type()) if kept else "none",
+                    settings.vector_index,
+                ),
+                "quantisation": (_quantisation(kept), settings.quantisation),
+            }
+            found += [Deviation(what, *pair) for what, pair in pairs.items() if pair[0] != pair[1]]
+        return found
+
+    def read_only(self, collection: str) -> Sequence[str]:
+        """Shards of a collection that take no writes."""
+        with self._answering():
+            shards = self._use(collection).config.get_shards()
+        return [shard.name for shard in shards if str(shard.status).upper() == "READONLY"]
+
+    def note(self, key: str) -> str | None:
+        """What was noted last under this key, or None."""
+        return self._notes.read(key)
+
+    def write_note(self, key: str, value: str, settings: CollectionSettings) -> None:
+        """Note a value; within seconds, or not at all."""
+        self._notes.write(key, value, replicas=settings.replication_factor)
 
     def alias_target(self, alias: str) -> str | None:
         """The collection an alias points to, or None."""
@@ -290,8 +341,10 @@ class WeaviateStore:
             found.update((stored.chunk.id, stored) for stored in map(_stored, answer.objects))
         return found
 
-    def unfindable(self, collection: str, stored: Sequence[Stored]) -> Sequence[str]:
-        """Ids of those that a search for their own vector does not find."""
+    def unfindable(
+        self, collection: str, stored: Sequence[Stored], *, among: int = _NEAREST
+    ) -> Sequence[str]:
+        """Ids of those that a search for their own vector does not find among that many hits."""
         from weaviate.classes.query import MetadataQuery
 
         query = self._use(collection).query
@@ -302,13 +355,13 @@ class WeaviateStore:
             with self._answering():
                 answer = query.near_vector(
                     one.vector.tolist(),
-                    limit=_NEAREST,
+                    limit=among,
                     return_metadata=MetadataQuery(distance=True),
                 )
             ids = {str(found.uuid) for found in answer.objects}
             distances = [found.metadata.distance or 0 for found in answer.objects]
             # Among that many of the same text it need not be one of the first.
-            crowded = len(distances) == _NEAREST and max(distances) < _SAME
+            crowded = len(distances) == among and max(distances) < _SAME
             return one.chunk.id not in ids and not crowded
 
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="find") as pool:
@@ -422,6 +475,42 @@ def _vector_index(settings: CollectionSettings) -> Any:
     # Said outright: the server has a default of its own, which loses precision.
     quantizer = getattr(Configure.VectorIndex.Quantizer, settings.quantisation)()
     return getattr(Configure.VectorIndex, settings.vector_index)(quantizer=quantizer)
+
+
+def _quantisation(index: Any) -> str:
+    """Which quantiser a collection's vector index has, as `CollectionSettings` calls it."""
+    from weaviate.collections.classes import config as c
+
+    kinds = {c._RQConfig: "rq", c._PQConfig: "pq", c._SQConfig: "sq", c._BQConfig: "bq"}
+    quantizer = getattr(index, "quantizer", None)
+    return "none" if quantizer is None else kinds.get(type(quantizer), type(quantizer).__name__)
+
+
+def _said(wanted: Any) -> dict[str, Any]:
+    """What we say of a property when we create it; what we leave to Weaviate is not in it."""
+    said = {
+        "name": wanted.name,
+        "type": wanted.dataType.value,
+        "tokenization": wanted.tokenization and wanted.tokenization.value,
+        "searchable": wanted.indexSearchable,
+        "filterable": wanted.indexFilterable,
+    }
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def _spelled(found: Any) -> dict[str, Any]:
+    """The same of a property that Weaviate has."""
+    return {
+        "name": found.name,
+        "type": found.data_type.value,
+        "tokenization": found.tokenization and found.tokenization.value,
+        "searchable": found.index_searchable,
+        "filterable": found.index_filterable,
+    }
+
+
+def _shown(said: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in said.items() if key != "name")
 
 
 def _schema() -> Sequence[Any]:

@@ -130,6 +130,7 @@ def record_answer(engine: Engine, batch: Batch, answer: Answer) -> None:
                 seconds=answer.seconds,
                 index_name=snapshot.index if snapshot else None,
                 sequence=sequence,
+                false_signals=list(answer.false_signals),
                 finished_at=datetime.now(UTC),
             )
         )
@@ -170,6 +171,7 @@ def read_answers(engine: Engine, batch_id: str) -> Iterator[Answer]:
                 completion_tokens=row.completion_tokens,
                 seconds=row.seconds,
                 sequence=row.sequence,
+                false_signals=tuple(row.false_signals),
             )
 
 

@@ -8,8 +8,9 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,6 +23,7 @@ from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import Toolbox, ToolSession
+from agent_pipelines.agents.watch import IndexTurnedFalseError, Watch
 from agent_pipelines.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ class BatchReport:
     seconds: float
     latency_p50: float
     latency_p95: float
+    labels: Mapping[str, int]
+    """How many answers were given while a signal was not true, by signal."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -63,18 +67,24 @@ async def run_batch(
     tools: ToolSession | None,
     engine: Engine,
     progress: Progress = lambda _done, _total, _outcomes: None,
+    watch: Watch | None = None,
 ) -> BatchReport:
     """Answer every task that has no answer yet, then close the batch.
 
     Cut off at any instant, by Ctrl-C or kill -9, it continues where it was when it is opened and
     run again: answered tasks are not repeated, begun conversations go on from their journal.
 
+    With a ``watch`` no answer is written without the index having been looked at shortly before.
+
     Raises:
         UserError: the agent's tools do not fit its tool server, or a task lacks a field.
+        IndexTurnedFalseError: the watch says that the batch must not go on. What is answered
+            stays, and the rest can be resumed.
         ToolTransportError: the tool server does not answer at the start.
     """
     started = time.perf_counter()
     prompt_tokens = completion_tokens = 0
+    stopped: str | None = None
     try:
         _check_fields(spec, tasks)
         toolbox = await Toolbox.open(spec, tools)
@@ -87,15 +97,26 @@ async def run_batch(
             nonlocal prompt_tokens, completion_tokens
             for task in waiting:
                 answer = await _answer(spec, task, model=model, toolbox=toolbox, journal=journal)
+                if watch is not None:
+                    admission = await watch.latest()
+                    if not admission.allowed:
+                        raise _Stopped(admission.reason)
+                    answer = replace(answer, false_signals=admission.false_signals)
                 await asyncio.to_thread(answers.record_answer, engine, batch, answer)
                 counts[answer.outcome] += 1
                 prompt_tokens += answer.prompt_tokens
                 completion_tokens += answer.completion_tokens
                 progress(counts.total(), len(tasks), dict(counts))
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(spec.concurrency):
-                group.create_task(work())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(spec.concurrency):
+                    group.create_task(work())
+        except* _Stopped as cut_off:
+            stopped = str(cut_off.exceptions[0])
+        if stopped is not None:
+            # Outside, for it is one error for people and no group of them.
+            raise await _turned_false(spec, batch, tasks, engine, stopped)
         await asyncio.to_thread(answers.finish_batch, engine, batch.batch_id, tasks=len(tasks))
     except BaseException:
         # Ctrl-C included. After kill -9 the row stays `running`, which opens again just the same.
@@ -115,6 +136,23 @@ async def run_batch(
         seconds=seconds,
         latency_p50=whole.latency(0.50),
         latency_p95=whole.latency(0.95),
+        labels=whole.labels,
+    )
+
+
+class _Stopped(Exception):
+    """Ends every task of the batch where it is; the journal has what was finished."""
+
+
+async def _turned_false(
+    spec: AgentSpec, batch: Batch, tasks: Sequence[Task], engine: Engine, reason: str
+) -> IndexTurnedFalseError:
+    answered = await asyncio.to_thread(answers.answered_ids, engine, batch.batch_id)
+    return IndexTurnedFalseError(
+        f"agent {spec.name} stopped after {len(answered)} of {len(tasks)} tasks, because index "
+        f"{spec.index} is not true any more: {reason}",
+        remedy="see `agent-pipelines status`; started again on the same snapshot, the batch "
+        "continues where it was, and on another one it begins anew",
     )
 
 
@@ -156,6 +194,7 @@ class _Whole:
     citations: int = 0
     citations_not_retrieved: int = 0
     latencies: list[float] = field(default_factory=list)
+    labels: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, engine: Engine, batch_id: str) -> "_Whole":
@@ -164,6 +203,7 @@ class _Whole:
             whole.citations += len(answer.citations)
             whole.citations_not_retrieved += sum(not c.retrieved for c in answer.citations)
             whole.latencies.append(answer.seconds)
+            whole.labels.update(answer.false_signals)
         whole.latencies.sort()
         return whole
 

@@ -50,6 +50,8 @@ class Answer:
     seconds: float = 0.0
     sequence: int | None = None
     """The snapshot it rests on, where it retrieved anything."""
+    false_signals: Sequence[str] = ()
+    """Signals of the index that were not true when it was given."""
 
 
 class _Ended(Exception):

@@ -43,11 +43,13 @@ def dev(session: Session, console: Console, port: int | None) -> None:
         "weaviate": session.start_weaviate,
         "search": session.start_search,
         "dagster": lambda say: session.start_dagster(say, port),
+        "exporter": session.start_exporter,
     }
     for name, start in parts.items():
         with waiting(console, f"{name}:") as say:
             start(say)
     console.print(f"\n[bold]Dagster UI:[/bold] {session.start_dagster(lambda _: None, port)}")
+    console.print(f"Metrics: {session.start_exporter(lambda _: None)}/metrics")
     console.print(f"state: {session.settings.state_dir}   assets: {session.assets}")
     console.print("Ctrl-C ends all of it.\n")
     if session.loaded.agents:

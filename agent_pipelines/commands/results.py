@@ -66,6 +66,7 @@ class Result:
                 "batch": answered.get("batch"),
                 "tasks": answered.get("tasks"),
                 "outcomes": _outcomes(answered),
+                "labels": _labels(answered),
             }
         return values
 
@@ -93,11 +94,13 @@ def show(console: Console, results: list[Result]) -> None:
                     r.name,
                     _shown(answered.get("tasks")),
                     counts(_outcomes(answered)),
+                    counts(_labels(answered)),
                     _shown(answered.get("tokens_per_second")),
                     " / ".join(_shown(answered.get(f"latency_{p}")) for p in ("p50", "p95")),
                 )
             )
-        console.print(table(("agent", "tasks", "outcomes", "tokens/s", "p50 / p95 seconds"), rows))
+        named = ("agent", "tasks", "outcomes", "not true", "tokens/s", "p50 / p95 seconds")
+        console.print(table(named, rows))
     if checks:
         console.print(table(("asset", "check", "", "observed"), checks))
     for r in agents:
@@ -121,7 +124,15 @@ def show(console: Console, results: list[Result]) -> None:
 
 
 def _outcomes(answered: Mapping[str, Any]) -> dict[str, int]:
-    prefix = "outcome_"
+    return _counted(answered, "outcome_")
+
+
+def _labels(answered: Mapping[str, Any]) -> dict[str, int]:
+    """How many answers were given while a signal of the index was not true, by signal."""
+    return _counted(answered, "label_")
+
+
+def _counted(answered: Mapping[str, Any], prefix: str) -> dict[str, int]:
     return {k.removeprefix(prefix): v for k, v in answered.items() if k.startswith(prefix)}
 
 

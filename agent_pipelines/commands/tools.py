@@ -6,7 +6,7 @@ Belongs here: handing the server its connections.
 import asyncio
 from contextlib import ExitStack
 
-from agent_pipelines.indexing.search import IndexSearcher
+from agent_pipelines.health.readers import CheckedSearcher
 from agent_pipelines.session import Session
 from agent_pipelines.toolservers import search, shell
 from resources.embedder import EmbedderResource
@@ -26,7 +26,7 @@ def serve_search(session: Session, *, host: str, port: int, probes_port: int | N
         for index in indexes.values():
             # Loads the model now: whoever calls first would wait for it beyond their patience.
             index.embedder.embed([index.name])
-        searcher = IndexSearcher(indexes)
+        searcher = CheckedSearcher(indexes)
         asyncio.run(
             shell.serve(
                 search.build_server(searcher),

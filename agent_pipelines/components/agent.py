@@ -7,9 +7,10 @@ reads in the UI. Does not belong here: the YAML's fields (`agent_config.py`) or 
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel, Field
 
-from agent_pipelines.agents.admission import Admission, admit
+from agent_pipelines.agents.admission import Admission, admit, go_on
 from agent_pipelines.agents.spec import AgentFields, AgentSpec
 from agent_pipelines.agents.tools import ToolTransportError
 from agent_pipelines.components.agent_config import AgentConfig
 from agent_pipelines.components.configured_index import ConfiguredIndex
 from agent_pipelines.errors import UserError
-from agent_pipelines.health.evaluate import evaluate
+from agent_pipelines.health.evaluate import evaluate, tick
+from agent_pipelines.health.readers import not_true
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.health.view import View
 from agent_pipelines.indexing.live import Snapshot, latest
@@ -182,7 +184,8 @@ class AgentComponent(dg.Component):
             try:
                 with leases.hold(state.engine(), f"agent {self.name}") as lease:
                     admitted = self._admit(weaviate, embedder, state)
-                    yield asyncio.run(self._run(context, config, admitted, lease, llm, tools))
+                    look = partial(self._look, weaviate, embedder, state)
+                    yield asyncio.run(self._run(context, config, admitted, look, lease, llm, tools))
             except (UserError, ToolTransportError) as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
 
@@ -201,6 +204,7 @@ class AgentComponent(dg.Component):
         admission = admit(
             self.spec.on_stale_index,
             [(signal.name, reading.state.value) for signal, reading in readings.items()],
+            warnings=_warnings(),
         )
         if snapshot is None or not admission.allowed:
             raise UserError(
@@ -211,11 +215,31 @@ class AgentComponent(dg.Component):
             )
         return Admitted(snapshot, admission)
 
+    def _look(
+        self, weaviate: WeaviateResource, embedder: EmbedderResource, state: StateResource
+    ) -> Admission:
+        """Ask again while the batch runs: the cheap signals anew, the others as recorded."""
+        assert self._index is not None
+        # Where nothing can be seen, what is recorded grows old, and says so.
+        with (
+            suppress(UserError),
+            self._index.open(weaviate, embedder, state) as index,
+            View(index, committed=True) as view,
+        ):
+            evaluate(view, tick())
+        doubts = not_true(state.engine(), self._index.name)
+        return go_on(
+            self.spec.on_stale_index,
+            [(doubt.signal, doubt.state, doubt.reason) for doubt in doubts],
+            warnings=_warnings(),
+        )
+
     async def _run(
         self,
         context: dg.AssetExecutionContext,
         config: BatchConfig,
         admitted: Admitted | None,
+        look: Callable[[], Admission],
         lease: leases.Lease,
         llm: LlmResource,
         tools: ToolServerResource,
@@ -223,6 +247,7 @@ class AgentComponent(dg.Component):
         from agent_pipelines.agents import answers
         from agent_pipelines.agents.batch import run_batch
         from agent_pipelines.agents.tasks import read_tasks
+        from agent_pipelines.agents.watch import Watch
 
         tasks = read_tasks(self.tasks_file(config.tasks))
         engine = lease.engine
@@ -255,6 +280,7 @@ class AgentComponent(dg.Component):
                     tools=session,
                     engine=engine,
                     progress=answered,
+                    watch=Watch(admitted.admission, look) if admitted else None,
                 )
         sample = list(islice(answers.read_answers(engine, batch.batch_id), _SAMPLE))
         questions = {task.task_id: str(task.inputs.get("question", task.inputs)) for task in tasks}
@@ -277,7 +303,8 @@ class AgentComponent(dg.Component):
                     {
                         "index": admitted.snapshot.index,
                         "snapshot": admitted.snapshot.sequence,
-                        "false_signals": ", ".join(admitted.admission.false_signals) or "none",
+                        "false_signals": ", ".join(report.labels) or "none",
+                        **{f"label_{name}": count for name, count in report.labels.items()},
                     }
                     if admitted
                     else {}
@@ -322,6 +349,10 @@ class AgentComponent(dg.Component):
             )
 
 
+def _warnings() -> Sequence[str]:
+    return [signal.name for signal in catalogue() if signal.severity == "warn"]
+
+
 def _sample(answers: Sequence[Any], questions: dict[str, str]) -> str:
     blocks = []
     for answer in answers:
@@ -330,6 +361,11 @@ def _sample(answers: Sequence[Any], questions: dict[str, str]) -> str:
         cited = "\n".join(f"- [{c.title or c.document_id}]({c.uri})" for c in answer.citations)
         blocks.append(
             f"**{questions.get(answer.task_id, answer.task_id)}**\n\n"
-            f"{answer.outcome}: {text}\n\n{cited}"
+            + (
+                f"not true then: {', '.join(answer.false_signals)}\n\n"
+                if answer.false_signals
+                else ""
+            )
+            + f"{answer.outcome}: {text}\n\n{cited}"
         )
     return "\n\n---\n\n".join(blocks)

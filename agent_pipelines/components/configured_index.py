@@ -12,6 +12,7 @@ import dagster as dg
 
 from agent_pipelines.components.index_config import IndexConfig
 from agent_pipelines.errors import UserError
+from agent_pipelines.health.machine import SUBJECT
 from agent_pipelines.indexing.chunking import ChunkerSpec
 from agent_pipelines.indexing.embedding import Embedder
 from agent_pipelines.indexing.generations import check_index_name
@@ -20,6 +21,7 @@ from agent_pipelines.indexing.partition import Partition
 from agent_pipelines.indexing.sources import Source
 from resources.embedder import EmbedderResource
 from resources.state import StateResource
+from resources.tools import ToolServerResource
 from resources.weaviate import WeaviateResource
 
 
@@ -29,6 +31,11 @@ class ConfiguredIndex:
     def __init__(self, name: str, config: IndexConfig, folder: Path) -> None:
         self.name = check_index_name(name)
         self.config = config
+        if name == SUBJECT:
+            raise UserError(
+                f"an index cannot be called {name!r}: signals of Dagster, disk and clock are",
+                remedy="rename its folder",
+            )
         if config.chunking.overlap >= config.chunking.tokens:
             raise UserError(
                 f"index {name}: chunking.overlap {config.chunking.overlap} is not below "
@@ -50,6 +57,11 @@ class ConfiguredIndex:
     def live_job_name(self) -> str:
         """The job that commits, once every partition is in step; of a split index only."""
         return f"{self.name}_live"
+
+    @property
+    def audit_job_name(self) -> str:
+        """The job that looks at everything and changes nothing."""
+        return f"{self.name}_audit"
 
     @property
     def rollback_job_name(self) -> str:
@@ -101,4 +113,6 @@ class ConfiguredIndex:
                 store=store,
                 engine=state.engine(),
                 settings=self.config.collection,
+                when_false=self.config.when_false,
+                served_by=ToolServerResource().serving_path,
             )

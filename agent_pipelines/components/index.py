@@ -2,7 +2,7 @@
 
 Belongs here: which definitions an index becomes, and how its engine's reports read in the UI. Does
 not belong here: how an index is opened (`configured_index.py`), the checks (`index_checks.py`), the
-sensor (`index_sensor.py`).
+audit (`index_audit.py`), the sensor (`index_sensor.py`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel, Field
 
-from agent_pipelines.components import index_checks, index_sensor
+from agent_pipelines.components import index_audit, index_checks, index_sensor
 from agent_pipelines.components.configured_index import ConfiguredIndex
 from agent_pipelines.components.index_config import IndexConfig
 from agent_pipelines.errors import UserError
@@ -57,13 +57,13 @@ class IndexComponent(ConfiguredIndex, dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         del context
-        jobs = self._jobs()
+        jobs, audit = self._jobs(), index_audit.build(self)
         return dg.Definitions(
             assets=[self._documents(), self._index(), self._live()],
             asset_checks=index_checks.build(self),
-            jobs=[*jobs, self._rollback()],
-            schedules=[self._schedule()],
-            sensors=[index_sensor.build(self, jobs)],
+            jobs=[*jobs, audit, self._rollback()],
+            schedules=[self._schedule(), index_audit.schedule(self)],
+            sensors=[index_sensor.build(self, jobs, audit)],
         )
 
     def _jobs(self) -> Sequence[Any]:

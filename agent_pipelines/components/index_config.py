@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agent_pipelines.indexing.index import WhenFalse
 from agent_pipelines.indexing.partition import BUCKETS
 from agent_pipelines.indexing.sources.catalogue import AnySource
 from agent_pipelines.indexing.store import CollectionSettings
@@ -63,6 +64,13 @@ class IndexConfig(BaseModel):
         description="Oldest a source change may grow before it is live; seconds, or ISO 8601 "
         "such as PT10M.",
     )
+    when_false: WhenFalse = Field(
+        default="label",
+        description="What readers get while a signal of the index that pages is false. label: "
+        "what was found, and which signal is false. block: a refusal that says which, and since "
+        "when. A warning, or what cannot be told, is labelled and never blocks. (Of batches the "
+        "agent's `on_stale_index` decides.)",
+    )
     max_delete_share: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.2,
         description="A sync that would delete more than this share of the documents (and at least "
@@ -71,6 +79,11 @@ class IndexConfig(BaseModel):
     schedule: str = Field(
         default="0 * * * *",
         description="Cron expression, in UTC, of a sync that runs even when nothing seems stale.",
+    )
+    audit: str = Field(
+        default="*/10 * * * *",
+        description="Cron expression, in UTC, of the audit: every id and its content, vectors of "
+        "some chunks in turn (of all of them within a day), what was deleted.",
     )
     sensor: Literal["running", "stopped"] = Field(
         default="running",

@@ -1,12 +1,13 @@
-"""The one sensor of an index: it ticks, reports what it saw, and asks for a sync when needed.
+"""The one sensor of an index: it ticks, reports what it saw, and asks for the run that helps.
 
-Belongs here: readings → check evaluations and run requests, with back-off. Does not belong here:
-evaluating (`health/`) or syncing (`indexing/`).
+Belongs here: readings → check evaluations, what is wanted → run requests. Does not belong here:
+evaluating (`health/`), deciding what is wanted (`health/repair.py`) or syncing (`indexing/`).
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from time import time
 from typing import Any
 
@@ -15,7 +16,9 @@ import dagster as dg
 from agent_pipelines.components import index_checks
 from agent_pipelines.components.configured_index import ConfiguredIndex
 from agent_pipelines.errors import UnavailableError
-from agent_pipelines.health.evaluate import evaluate, tick
+from agent_pipelines.health import repair
+from agent_pipelines.health.evaluate import evaluate, recorded, tick
+from agent_pipelines.health.repair import Seen, Want
 from agent_pipelines.health.signal import Reading, Signal, State
 from agent_pipelines.health.view import View
 from agent_pipelines.indexing import generations, live
@@ -30,10 +33,11 @@ INTERVAL = 30
 #: Seconds after which unchanged readings are reported again, so that silence means trouble.
 _HEARTBEAT = 600
 
-#: Seconds before a sync is asked for again when the last one did not help: doubled up to a cap.
-_BACK_OFF, _BACK_OFF_CAP = 30, 1_800
+#: The tag of a run that names the signal it is to make true again.
+SIGNAL_TAG = "agent-pipelines/signal"
 
-_IN_PROGRESS = [
+#: Statuses of runs that have not ended.
+IN_PROGRESS = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -49,35 +53,27 @@ class Cursor:
     reported: str = ""
     """The states that were reported last."""
     reported_at: float = 0.0
-    attempts: int = 0
-    """Runs asked for since one last got anywhere."""
-    asked_at: float = 0.0
-    reached: str = ""
-    """How far the index was when a run was last asked for."""
-
-    def may_ask(self, now: float) -> bool:
-        """Whether enough time has passed since the last sync that did not help."""
-        wait = min(_BACK_OFF * 2 ** (self.attempts - 1), _BACK_OFF_CAP) if self.attempts else 0
-        return now - self.asked_at >= wait
 
 
-def build(component: ConfiguredIndex, jobs: Sequence[Any]) -> dg.SensorDefinition:
+def build(component: ConfiguredIndex, jobs: Sequence[Any], audit: Any) -> dg.SensorDefinition:
     """The sensor of one index, switched on unless its YAML says otherwise.
 
     Args:
         component: the index.
         jobs: those that sync and commit it, which the sensor may ask for.
+        audit: the one that audits it, which it may ask for too.
     """
     running = component.config.sensor == "running"
 
     @dg.sensor(
         name=f"{component.name}_sensor",
-        jobs=list(jobs),
+        jobs=[*jobs, audit],
         minimum_interval_seconds=INTERVAL,
         default_status=dg.DefaultSensorStatus.RUNNING
         if running
         else dg.DefaultSensorStatus.STOPPED,
-        description=f"Looks whether index {component.name} is true, and syncs it when it is not.",
+        description=f"Looks whether index {component.name} is true, and asks for the run that "
+        "makes it so when it is not.",
     )
     def sensor(
         context: dg.SensorEvaluationContext,
@@ -86,44 +82,87 @@ def build(component: ConfiguredIndex, jobs: Sequence[Any]) -> dg.SensorDefinitio
         state: StateResource,
     ) -> dg.SensorResult | dg.SkipReason:
         for job in jobs:
-            filter_ = dg.RunsFilter(job_name=job.name, statuses=_IN_PROGRESS)
-            if context.instance.get_runs(filter_, limit=1):
+            if _runs(context.instance, job.name, IN_PROGRESS):
                 return dg.SkipReason(f"{job.name} is running")
-        cursor = Cursor(**json.loads(context.cursor)) if context.cursor else Cursor()
+        requests: Sequence[dg.RunRequest] = []
         try:
             with (
                 component.open(weaviate, embedder, state) as index,
                 View(index, committed=True) as view,
             ):
                 readings = evaluate(view, tick())
-                if (reached := _reached(view)) != cursor.reached:
-                    # The last run helped, if there was one: what is wanted now was not tried yet.
-                    cursor = replace(cursor, attempts=0, reached=reached)
-                wanted = _wanted(component, view, readings, cursor.attempts)
-                if wanted is None:
-                    cursor = replace(cursor, attempts=0)
+                last_run = _last_run(context.instance, [job.name for job in jobs])
+                requests = _requests(component, view, readings, last_run)
         except UnavailableError as error:
-            # Nothing can be seen: every check says so, and none claims the index to be wrong.
+            # Nothing can be seen: every check says so, and none claims the index to be wrong. What
+            # could not be looked at is not known to be right either: a back-off goes on.
             readings = {
                 signal: Reading(State.CANNOT_TELL, error.message, signal.statement)
                 for signal in tick()
             }
-            # What could not be looked at is not known to be right: a back-off goes on.
-            wanted = None
-        return _result(component, cursor, readings, wanted)
+        if requests and requests[0].job_name == audit.name:
+            # One that is under way will tell as much.
+            requests = [] if _runs(context.instance, audit.name, IN_PROGRESS) else requests
+        return _result(component, context.cursor, readings, requests)
 
     return sensor
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Runs that would make the index true again."""
+def _runs(
+    instance: dg.DagsterInstance, job_name: str, statuses: Sequence[dg.DagsterRunStatus] = ()
+) -> Sequence[dg.RunRecord]:
+    """The newest run of a job, if there is any."""
+    filter_ = dg.RunsFilter(job_name=job_name, statuses=list(statuses))
+    return instance.get_run_records(filter_, limit=1)
 
-    because: str
-    """The signal that asks for them."""
-    job: str
-    partition_keys: Sequence[str | None] = (None,)
-    run_config: Mapping[str, Any] = field(default_factory=dict)
+
+def _last_run(instance: dg.DagsterInstance, job_names: Sequence[str]) -> datetime | None:
+    """When the newest run of these jobs began."""
+    newest = [record for name in job_names for record in _runs(instance, name)]
+    return max((record.create_timestamp.astimezone(UTC) for record in newest), default=None)
+
+
+def _requests(
+    component: ConfiguredIndex,
+    view: View,
+    readings: dict[Signal, Reading],
+    last_run: datetime | None,
+) -> Sequence[dg.RunRequest]:
+    """The runs to ask for, on record as an attempt."""
+    index, now = view.index, datetime.fromtimestamp(time(), UTC)
+    if generations.is_rejected(index.engine, index.name, index.spec):
+        return []  # by whoever rolled back; a sync would be refused
+    fresh = next(reading for signal, reading in readings.items() if signal.name == "fresh")
+    seen = Seen(
+        readings=readings,
+        recorded=recorded(index.engine, index.name),
+        unfinished=view.unfinished,
+        pending=live.is_pending(index),
+        # A source that cannot be listed is no reason to sync.
+        changed=fresh.state is not State.CANNOT_TELL and view.plan.changed > 0,
+        split=bool(component.partitions),
+        last_run=last_run,
+        reached=_reached(view),
+    )
+    tried = repair.attempts(index.engine, index.name)
+    want = repair.wanted(seen, tried, now)
+    this = repair.asked(seen, tried, want, now) if want else None
+    repair.remember(index.engine, index.name, now=this, over=repair.over(seen, tried))
+    if want is None or this is None:
+        return []
+    job, config = _job(component, want)
+    return [
+        dg.RunRequest(
+            job_name=job,
+            partition_key=key,
+            run_config=config,
+            tags={
+                SIGNAL_TAG: want.because,
+                "agent-pipelines/attempt": str(this.attempts),
+            },
+        )
+        for key in _partition_keys(component, view, want)
+    ]
 
 
 def _reached(view: View) -> str:
@@ -135,79 +174,40 @@ def _reached(view: View) -> str:
     return f"{snapshot.sequence if snapshot else 0} {digest}"
 
 
-def _wanted(
-    component: ConfiguredIndex, view: View, readings: dict[Signal, Reading], attempts: int
-) -> Wanted | None:
-    """What is to be run, or None."""
-    index, keys = view.index, component.partitions
-    if generations.is_rejected(index.engine, index.name, index.spec):
-        return None  # by whoever rolled back; a sync would be refused
-    reason = _reason(view, readings)
-    if reason in (None, "fresh", "unfinished_sync") and live.is_pending(index):
-        if not keys:
-            return Wanted("unfinished_sync", component.job_name)
-        # A commit that fails must not keep the syncs from running that would mend it.
-        if reason is None or attempts % 2 == 0:
-            return Wanted("unfinished_sync", component.live_job_name)
-    if reason is None:
-        return None
-    if not keys:
-        return Wanted(reason, component.job_name)
-    every = list(keys)
-    if reason == "counts_match":
-        # An object that says nothing of its partition is missed by none of them.
-        config = {"ops": {f"{component.name}__index": {"config": {"verify": True}}}}
-        return Wanted(reason, component.job_name, every, config)
-    if reason == "fresh":
-        changed = {bucket_of(id_) % len(keys) for id_, _ in view.plan.changes()}
-        return Wanted(reason, component.job_name, [every[number] for number in sorted(changed)])
-    return Wanted(reason, component.job_name, every)
+def _job(component: ConfiguredIndex, want: Want) -> tuple[str, dict[str, Any]]:
+    if want.kind == "audit":
+        return component.audit_job_name, {}
+    if want.kind == "commit":
+        return component.live_job_name, {}
+    verify = {"ops": {f"{component.name}__index": {"config": {"verify": True}}}}
+    return component.job_name, verify if want.kind == "verify" else {}
 
 
-def _reason(view: View, readings: dict[Signal, Reading]) -> str | None:
-    """Why a sync is needed, or None. A source that cannot be listed is no reason to sync."""
-    false = {signal.name for signal, reading in readings.items() if reading.state is State.FALSE}
-    for name in ("alias_points_to_live", "counts_match", "spec_is_current"):
-        if name in false:
-            return name
-    if view.unfinished:
-        return "unfinished_sync"
-    fresh = next(reading for signal, reading in readings.items() if signal.name == "fresh")
-    return "fresh" if fresh.state is not State.CANNOT_TELL and view.plan.changed else None
+def _partition_keys(component: ConfiguredIndex, view: View, want: Want) -> Sequence[str | None]:
+    every = list(component.partitions)
+    if not every or want.kind in ("audit", "commit"):
+        return [None]
+    if want.because == "fresh":
+        changed = {bucket_of(id_) % len(every) for id_, _ in view.plan.changes()}
+        return [every[number] for number in sorted(changed)]
+    # An object that says nothing of its partition is missed by none of them.
+    return every
 
 
 def _result(
     component: ConfiguredIndex,
-    cursor: Cursor,
+    remembered: str | None,
     readings: dict[Signal, Reading],
-    wanted: Wanted | None,
+    requests: Sequence[dg.RunRequest],
 ) -> dg.SensorResult:
     now = time()
+    values = json.loads(remembered) if remembered else {}
+    cursor = Cursor(values.get("reported", ""), values.get("reported_at", 0.0))
     states = json.dumps({signal.name: reading.state for signal, reading in readings.items()})
     report = states != cursor.reported or now - cursor.reported_at > _HEARTBEAT
-    ask = wanted is not None and cursor.may_ask(now)
-    after = Cursor(
-        reported=states,
-        reported_at=now if report else cursor.reported_at,
-        attempts=cursor.attempts + ask,
-        asked_at=now if ask else cursor.asked_at,
-        reached=cursor.reached,
-    )
+    after = Cursor(states, now if report else cursor.reported_at)
     return dg.SensorResult(
-        run_requests=[
-            dg.RunRequest(
-                job_name=wanted.job,
-                partition_key=key,
-                run_config=dict(wanted.run_config),
-                tags={
-                    "agent-pipelines/signal": wanted.because,
-                    "agent-pipelines/attempt": str(after.attempts),
-                },
-            )
-            for key in wanted.partition_keys
-        ]
-        if ask and wanted
-        else [],
+        run_requests=list(requests),
         asset_events=list(index_checks.evaluations(component, readings)) if report else [],
         cursor=json.dumps(asdict(after)),
     )

@@ -38,6 +38,11 @@ def tick() -> tuple[Signal, ...]:
     return tuple(signal for signal in catalogue() if signal.depth == "tick")
 
 
+def audit() -> tuple[Signal, ...]:
+    """The signals that look at everything."""
+    return tuple(signal for signal in catalogue() if signal.depth == "audit")
+
+
 class Observed(Protocol):
     """What every view tells of itself, whatever it looks at."""
 

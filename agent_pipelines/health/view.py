@@ -8,17 +8,21 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import cached_property
 
+import numpy as np
 from sqlalchemy import Engine
 
-from agent_pipelines.indexing import changes, generations, live
+from agent_pipelines.health.serving import InThisProcess
+from agent_pipelines.indexing import changes, generations, live, rotation
 from agent_pipelines.indexing.generations import Generation
+from agent_pipelines.indexing.golden import cosine, golden_vector
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.ledger import Counts, Ledger
 from agent_pipelines.indexing.listing import Listing
 from agent_pipelines.indexing.live import Snapshot
 from agent_pipelines.indexing.plan import Plan, make_plan
-from agent_pipelines.indexing.reconcile import Census
-from agent_pipelines.indexing.search import IndexSearcher, Searcher
+from agent_pipelines.indexing.reconcile import Census, is_sound
+from agent_pipelines.indexing.search import ServingPath
+from agent_pipelines.indexing.store import Stored
 
 
 class CannotTellError(Exception):
@@ -106,11 +110,40 @@ class View:
         return plan
 
     @cached_property
-    def searcher(self) -> Searcher:
-        return IndexSearcher({self.index.name: self.index})
+    def serving(self) -> ServingPath:
+        """The way that readers take; one connection for the whole evaluation."""
+        path = self.index.served_by()
+        return InThisProcess(self.index) if path is None else self._held.enter_context(path)
 
     @cached_property
     def census(self) -> Census:
         """One scan over every object; shared by all signals that need it."""
         census = Census(self.index.store, self.generation, self.ledger)
         return self._held.enter_context(census)
+
+    @cached_property
+    def golden_likeness(self) -> float | None:
+        """Cosine of the golden vector now with the generation's; None where that has none yet."""
+        if self.generation.embedder != self.index.embedder.identity:
+            raise CannotTellError("the generation was built by another embedder")
+        before = self.generation.golden_vector
+        if before is None:
+            return None
+        return cosine(np.asarray(before, np.float32), golden_vector(self.index.embedder))
+
+    @cached_property
+    def turn(self) -> rotation.Turn:
+        """The chunks that are looked at this time, of those that are looked at in turn."""
+        return rotation.turn(
+            self.engine, self.generation.collection, self.ledger, self.counts.chunks
+        )
+
+    @cached_property
+    def in_turn(self) -> list[Stored]:
+        """The same as the store has them: those that are there, and are what they claim to be.
+
+        What is not is seen by the signals that look at everything.
+        """
+        found = self.index.store.get(self.generation.collection, self.turn.ids)
+        known = self.ledger.entries(self.turn.ids)
+        return [s for id_, s in found.items() if id_ in known and is_sound(s, self.generation)]

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, delete, func, select
 from agent_pipelines.indexing.batches import batched
 from agent_pipelines.indexing.plan import Plan
 from agent_pipelines.indexing.sources import Ref
-from agent_pipelines.state.engine import write
+from agent_pipelines.state.engine import read, write
 from agent_pipelines.state.tables import documents, listings, source_changes
 from agent_pipelines.state.upsert import upsert
 
@@ -81,6 +81,14 @@ def oldest(engine: Engine, index: str) -> datetime | None:
     with engine.connect() as connection:
         since: datetime | None = connection.scalar(query)
     return since
+
+
+def known(engine: Engine, index: str) -> tuple[datetime | None, datetime | None]:
+    """The same, and when the source was last listed: of changes since then nobody knows."""
+    since = select(func.min(source_changes.c.since)).where(source_changes.c.index_name == index)
+    listed = select(listings.c.listed_at).where(listings.c.index_name == index)
+    with read(engine) as connection:
+        return connection.scalar(since), connection.scalar(listed)
 
 
 def _dated(ref: Ref | None, earliest: datetime, latest: datetime) -> datetime:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
@@ -20,7 +20,14 @@ from agent_pipelines.indexing.spec import Spec
 from agent_pipelines.indexing.store import CollectionSettings, StoreError, VectorStore
 from agent_pipelines.state.engine import alone, read, write
 from agent_pipelines.state.leases import Lease
-from agent_pipelines.state.tables import chunks, documents, generations, partitions
+from agent_pipelines.state.tables import (
+    chunks,
+    documents,
+    generations,
+    partitions,
+    rotations,
+    suspects,
+)
 from agent_pipelines.state.upsert import upsert
 
 #: Collections are announced one after the other; the number is arbitrary, fixed.
@@ -44,6 +51,8 @@ class Generation:
     """The listing it is in step with; None while a sync is changing any partition of it."""
     listed_at: datetime | None
     """When that was listed; of its partitions the one that was listed first."""
+    settings: CollectionSettings | None
+    """Of its collection, as that was created; None where it was created before this was kept."""
 
 
 def check_index_name(name: str) -> str:
@@ -96,10 +105,12 @@ def open_for(
     """The generation under this spec: the one there is, or a new, empty one.
 
     A collection that the store holds but the state database does not know (it was lost or rolled
-    back) is left alone: readers may still be using it, and nobody can say what is in it.
+    back) is left alone: readers may still be using it, and nobody can say what is in it. One whose
+    schema is no longer what was created cannot be mended: another one takes its place.
 
     Raises:
         UserError: the generation under this spec was rolled back.
+        StoreError: the store makes another schema than it is told to.
     """
     generation = under(engine, index, spec)
     # Asked after it: what is on record as built is there, unless somebody has dropped it.
@@ -111,9 +122,12 @@ def open_for(
             remedy="set defs.yaml back to what it was before, or change it; `agent-pipelines "
             f"rollback {index}` once more returns to this spec",
         )
+    spoiled: set[str] = set()
     if generation and generation.state != "creating" and generation.collection in present:
-        return generation
-    name = _announced(engine, index, spec, present)
+        if not store.deviations(generation.collection, generation.settings):
+            return generation
+        spoiled.add(generation.collection)
+    name = _announced(engine, index, spec, settings, present=present, spoiled=spoiled)
     if name not in present:
         try:
             store.create_collection(name, f"index {index}, spec {spec.fingerprint}", settings)
@@ -121,16 +135,29 @@ def open_for(
             # Another partition's sync, which began at the same moment, may have been quicker.
             if name not in store.collections():
                 raise
+        if wrong := store.deviations(name, settings):
+            # Else every sync would find this and build yet another one.
+            raise StoreError(
+                f"the store made another schema of {name} than it was told to: {wrong}"
+            )
     with write(engine) as connection:
         connection.execute(
             update(generations)
             .where(generations.c.collection == name, generations.c.state == "creating")
             .values(state="building")
         )
-    return Generation(name, spec.fingerprint, spec.embedder, "building", None, None, None)
+    return Generation(name, spec.fingerprint, spec.embedder, "building", None, None, None, settings)
 
 
-def _announced(engine: Engine, index: str, spec: Spec, present: set[str]) -> str:
+def _announced(
+    engine: Engine,
+    index: str,
+    spec: Spec,
+    settings: CollectionSettings,
+    *,
+    present: set[str],
+    spoiled: set[str],
+) -> str:
     """The name of a collection to create, on record so that one left by a crash is somebody's.
 
     Two partitions that begin at the same moment are given the same one.
@@ -141,7 +168,7 @@ def _announced(engine: Engine, index: str, spec: Spec, present: set[str]) -> str
         rows = connection.execute(select(generations).where(columns.index_name == index)).all()
         for row in rows:
             usable = row.fingerprint == spec.fingerprint and row.state != "retired"
-            if usable and (row.state == "creating" or row.collection in present):
+            if usable and (row.state == "creating" or row.collection in present - spoiled):
                 return str(row.collection)
         taken = present | {row.collection for row in rows}
         name = _free_name(f"{alias_of(index)}__{spec.fingerprint[:10]}", taken=taken)
@@ -153,6 +180,7 @@ def _announced(engine: Engine, index: str, spec: Spec, present: set[str]) -> str
                 spec=spec.as_dict(),
                 state="creating",
                 created_at=datetime.now(UTC),
+                settings=settings.model_dump(mode="json"),
             )
         )
     return name
@@ -229,7 +257,7 @@ def make_live(engine: Engine, store: VectorStore, index: str, collection: str) -
         if unused and generation.collection not in just_left:
             store.drop_collection(generation.collection)
             with write(engine) as connection:
-                for table in (documents, chunks, partitions):
+                for table in (documents, chunks, partitions, rotations, suspects):
                     connection.execute(
                         delete(table).where(table.c.collection == generation.collection)
                     )
@@ -252,17 +280,21 @@ def known(engine: Engine, index: str) -> list[Generation]:
         .order_by(generations.c.created_at.desc())
     )
     with read(engine) as connection:
-        return [
-            Generation(
-                row.collection,
-                row.fingerprint,
-                EmbedderIdentity(**row.spec["embedder"]),
-                row.state,
-                row.golden_vector,
-                *in_step_with(connection, row.collection),
-            )
-            for row in connection.execute(query)
-        ]
+        return [_generation(connection, row) for row in connection.execute(query)]
+
+
+def _generation(connection: Connection, row: Any) -> Generation:
+    source_digest, listed_at = in_step_with(connection, row.collection)
+    return Generation(
+        row.collection,
+        row.fingerprint,
+        EmbedderIdentity(**row.spec["embedder"]),
+        row.state,
+        row.golden_vector,
+        source_digest,
+        listed_at,
+        CollectionSettings(**row.settings) if row.settings else None,
+    )
 
 
 def in_step_with(

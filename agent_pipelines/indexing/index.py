@@ -4,8 +4,11 @@ Belongs here: the bundle that sync, commit, search and signals share. Does not b
 any of it (`resources/`) or reading it from YAML (`components/`).
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import Engine
 
@@ -18,6 +21,12 @@ from agent_pipelines.indexing.sources import Source
 from agent_pipelines.indexing.spec import Spec
 from agent_pipelines.indexing.store import CollectionSettings, VectorStore
 from agent_pipelines.state.leases import Lease
+
+if TYPE_CHECKING:
+    from agent_pipelines.indexing.search import ServingPath
+
+#: What readers get of an index while a signal of it is false.
+WhenFalse = Literal["label", "block"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,9 @@ class Index:
     store: VectorStore
     engine: Engine
     settings: CollectionSettings = field(default_factory=CollectionSettings)
+    when_false: WhenFalse = "label"
+    served_by: "Callable[[], AbstractContextManager[ServingPath] | None]" = lambda: None
+    """Opens the way to the readers that probes take; None: they search in this process."""
 
     @property
     def alias(self) -> str:

@@ -211,6 +211,63 @@ class Ledger:
         with read(self._engine) as connection:
             return list(connection.scalars(query))
 
+    def some(self, count: int, *, after: str) -> list[str]:
+        """Ids of the `count` chunks that follow this id, the first ones after the last.
+
+        By chance where `after` is random: ids are hashes.
+        """
+        id_ = chunks.c.chunk_id
+        query = select(id_).where(*self._mine(chunks), chunks.c.state == "present").order_by(id_)
+        with read(self._engine) as connection:
+            found = list(connection.scalars(query.where(id_ > after).limit(count)))
+            rest = query.where(id_ <= after).limit(count - len(found))
+            return found + list(connection.scalars(rest))
+
+    def retired(self, *, newest: int) -> dict[str, str]:
+        """Document of each chunk that was retired last and has not come back, by id."""
+        columns = tombstones.c
+        query = (
+            select(columns.chunk_id, columns.document_id)
+            .where(columns.index_name == self._index)
+            .order_by(columns.retired_at.desc(), columns.chunk_id)
+            .limit(newest)
+        )
+        with read(self._engine) as connection:
+            gone = {row.chunk_id: row.document_id for row in connection.execute(query)}
+        # The same text in the same place has the same id again.
+        back = self.entries(list(gone))
+        return {id_: document for id_, document in gone.items() if id_ not in back}
+
+    def twice(self, *, limit: int | None = None) -> list[str]:
+        """Ids of chunks that share their place in an indexed document with another one.
+
+        What is left of a document that failed may stand where it stood at different times.
+        """
+        columns = chunks.c
+        indexed = select(documents.c.document_id).where(
+            *self._mine(documents), documents.c.state == "indexed"
+        )
+        places = (
+            select(columns.document_id, columns.position)
+            .where(*self._mine(chunks), columns.state == "present")
+            .group_by(columns.document_id, columns.position)
+            .having(func.count() > 1)
+            .subquery()
+        )
+        query = (
+            select(columns.chunk_id)
+            .join(
+                places,
+                (columns.document_id == places.c.document_id)
+                & (columns.position == places.c.position),
+            )
+            .where(*self._mine(chunks), columns.document_id.in_(indexed))
+            .order_by(columns.document_id, columns.position, columns.chunk_id)
+            .limit(limit)
+        )
+        with read(self._engine) as connection:
+            return list(connection.scalars(query))
+
     def counts(self) -> Counts:
         """How many rows stand in which state."""
         with read(self._engine) as connection:

@@ -17,6 +17,7 @@ from agent_pipelines.errors import UserError
 from agent_pipelines.indexing import changes, generations
 from agent_pipelines.indexing.generations import Generation
 from agent_pipelines.indexing.index import Index
+from agent_pipelines.indexing.sequence import Told, tell, told
 from agent_pipelines.indexing.store import StoreError
 from agent_pipelines.state import leases
 from agent_pipelines.state.engine import read, write
@@ -60,7 +61,10 @@ def latest(engine: Engine, index: str) -> Snapshot | None:
 
 
 def is_pending(index: Index) -> bool:
-    """Whether the generation under the index's spec is in step and not what readers are told."""
+    """Whether the generation under the index's spec is in step and not what readers are told.
+
+    Or the store was not told of it: as of a commit that was killed, or is older than the telling.
+    """
     generation = generations.under(index.engine, index.name, index.spec)
     if generation is None or generation.source_digest is None:
         return False
@@ -74,7 +78,20 @@ def is_pending(index: Index) -> bool:
             snapshot.source_digest,
         )
         or (counts.chunks, counts.failed) != (snapshot.chunks, snapshot.failed_documents)
+        or (known := told(index)) is None
+        or not known.settled
     )
+
+
+def went_back(index: Index) -> bool:
+    """Whether the store or the state database was restored from a backup since the last commit.
+
+    Where the store was told nothing, nobody knows. While a commit was killed, neither was.
+    """
+    snapshot, known = latest(index.engine, index.name), told(index)
+    if known is None:
+        return snapshot is not None
+    return known.agrees_with(snapshot.sequence if snapshot else 0) is False
 
 
 def commit(index: Index) -> Snapshot:
@@ -139,8 +156,10 @@ def _make_live(
     *,
     and_record: Callable[[Connection], None] = lambda _: None,
 ) -> Snapshot:
-    before = latest(index.engine, index.name)
-    snapshot = _snapshot(index, generation.collection, before.sequence + 1 if before else 1)
+    before, known = latest(index.engine, index.name), told(index)
+    # A number that readers were once given is never given again, whatever was restored.
+    last = max(before.sequence if before else 0, known.committed if known else 0)
+    snapshot = _snapshot(index, generation.collection, last + 1)
     if index.store.count(generation.collection) != snapshot.chunks:
         raise CommitError(
             f"{index.name}: the store does not hold the {snapshot.chunks} chunks of "
@@ -149,13 +168,19 @@ def _make_live(
     if index.store.alias_target(index.alias) != generation.collection:
         index.store.point_alias(index.alias, generation.collection)
     changes.forget(index.engine, index.name, generation.collection)
-    said_before = before is not None and _says(before) == _says(snapshot)
+    said_before = (
+        before is not None and before.sequence == last and _says(before) == _says(snapshot)
+    )
     if not said_before:
+        tell(index, Told(snapshot.sequence, settled=False))
         with write(index.engine) as connection:
             values = asdict(snapshot)
             connection.execute(insert(snapshots).values(index_name=values.pop("index"), **values))
             and_record(connection)
-    return before if before and said_before else snapshot
+    committed = before if before and said_before else snapshot
+    if known != (settled := Told(committed.sequence, settled=True)):
+        tell(index, settled)
+    return committed
 
 
 def _snapshot(index: Index, collection: str, sequence: int) -> Snapshot:

@@ -7,15 +7,15 @@ a caller (`toolservers/search.py`, `cli.py`) or how the store finds them (`resou
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.indexing import changes
 from agent_pipelines.indexing.chunking import Chunk
-from agent_pipelines.indexing.embedding import embed_checked
+from agent_pipelines.indexing.embedding import Vectors, embed_checked
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.live import Snapshot, latest
-from agent_pipelines.indexing.store import Filter
+from agent_pipelines.indexing.store import Filter, Stored
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,17 @@ class Hit:
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """A signal of the index that is not known to be true now."""
+
+    signal: str
+    state: Literal["false", "cannot tell"]
+    since: datetime | None
+    """None where it was never evaluated."""
+    reason: str
+
+
+@dataclass(frozen=True)
 class SearchResult:
     """Hits, best first, and the committed snapshot they were read from."""
 
@@ -42,11 +53,16 @@ class SearchResult:
     committed_at: datetime
     staleness_seconds: float
     """Age of the oldest source change known not to be live; 0 when none is known."""
+    checked_seconds_ago: float
+    """Since the source was last listed; of changes since then nobody knows."""
     hits: Sequence[Hit]
+    not_true: Sequence[Doubt] = ()
+    """Filled in by `health/readers.py`: this room knows of no signals."""
 
 
 class Searcher(Protocol):
-    """What the search tool server needs; implemented below by `IndexSearcher`."""
+    """What the search tool server needs; implemented by `IndexSearcher` and, with the signals of
+    the index in every result, by `health.readers.CheckedSearcher`."""
 
     def indexes(self) -> Sequence[str]: ...
 
@@ -60,7 +76,43 @@ class Searcher(Protocol):
         alpha: float = 0.5,
     ) -> SearchResult: ...
 
-    def fetch(self, index: str, chunk_id: str) -> Hit | None: ...
+    def fetch(self, index: str, chunk_id: str) -> SearchResult:
+        """One chunk by id; no hit where it is not in the live generation."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What readers are given, as far as a probe has to know it: no texts."""
+
+    sequence: int
+    chunks: Mapping[str, str]
+    """Content hash by chunk id, best first."""
+
+
+class ServingPath(Protocol):
+    """The way to the readers that probes take: the search tool server, or this process.
+
+    Both raise `UnavailableError` when nothing can be said, and `UserError` when readers are
+    refused for what they ask: there is no such index, or it was never committed.
+    """
+
+    @property
+    def name(self) -> str:
+        """What was probed, for people."""
+        ...
+
+    def nearest(self, index: str, wanted: Stored, *, limit: int, load_model: bool) -> Sighting:
+        """The nearest chunks by meaning alone: words find a chunk whose vector is lost.
+
+        Without `load_model` this process embeds nothing: where no one else does, the vector that
+        is stored takes the place of the query's.
+        """
+        ...
+
+    def fetch(self, index: str, chunk_id: str) -> str | None:
+        """The content hash of the chunk with this id; None where readers get none."""
+        ...
 
 
 class IndexSearcher:
@@ -95,26 +147,33 @@ class IndexSearcher:
             UserError: there is no such index, or it was never committed.
             UnavailableError: the store or the state database does not answer.
         """
+        vector = embed_checked(self._get(index).embedder, [query])[0]
+        return self.search_near(index, query, vector, limit=limit, filters=filters, alpha=alpha)
+
+    def search_near(
+        self,
+        index: str,
+        query: str,
+        vector: Vectors,
+        *,
+        limit: int,
+        filters: Sequence[Filter] = (),
+        alpha: float = 0.5,
+    ) -> SearchResult:
+        """The same, where the query's vector, of shape (dimension,), is known."""
         found = self._get(index)
         snapshot = self._snapshot(found)
-        vector = embed_checked(found.embedder, [query])[0]
         pairs = found.store.search(
             found.alias, query, vector, limit=limit, filters=filters, alpha=alpha
         )
-        since = changes.oldest(found.engine, index)
-        return SearchResult(
-            index=index,
-            sequence=snapshot.sequence,
-            committed_at=snapshot.committed_at,
-            staleness_seconds=max(0.0, (datetime.now(UTC) - since).total_seconds()) if since else 0,
-            hits=[_hit(chunk, score) for chunk, score in pairs],
-        )
+        return _result(found, snapshot, [_hit(chunk, score) for chunk, score in pairs])
 
-    def fetch(self, index: str, chunk_id: str) -> Hit | None:
-        """One chunk by id, or None where it is not in the live generation."""
+    def fetch(self, index: str, chunk_id: str) -> SearchResult:
+        """One chunk by id; no hit where it is not in the live generation."""
         found = self._get(index)
-        stored = found.store.get(self._snapshot(found).collection, [chunk_id]).get(chunk_id)
-        return _hit(stored.chunk, 1.0) if stored else None
+        snapshot = self._snapshot(found)
+        stored = found.store.get(snapshot.collection, [chunk_id]).values()
+        return _result(found, snapshot, [_hit(one.chunk, 1.0) for one in stored])
 
     def _get(self, name: str) -> Index:
         if name not in self._indexes:
@@ -150,6 +209,21 @@ def read_filters(conditions: Sequence[str]) -> Sequence[Filter]:
             )
         values.setdefault(field, []).append(value)
     return [Filter(field, tuple(several)) for field, several in values.items()]
+
+
+def _result(index: Index, snapshot: Snapshot, hits: Sequence[Hit]) -> SearchResult:
+    now = datetime.now(UTC)
+    since, listed_at = changes.known(index.engine, index.name)
+    return SearchResult(
+        index=index.name,
+        sequence=snapshot.sequence,
+        committed_at=snapshot.committed_at,
+        staleness_seconds=max(0.0, (now - since).total_seconds()) if since else 0.0,
+        checked_seconds_ago=max(
+            0.0, (now - max(listed_at or snapshot.listed_at, snapshot.listed_at)).total_seconds()
+        ),
+        hits=hits,
+    )
 
 
 def _hit(chunk: Chunk, score: float) -> Hit:

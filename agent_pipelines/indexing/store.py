@@ -24,6 +24,15 @@ class Stored:
     vector: Vectors | None
 
 
+@dataclass(frozen=True)
+class Deviation:
+    """Where a collection is not as it was created."""
+
+    what: str
+    observed: str
+    expected: str
+
+
 Consistency = Literal["one", "quorum", "all"]
 
 
@@ -78,6 +87,31 @@ class VectorStore(Protocol):
 
     def drop_collection(self, collection: str) -> None: ...
 
+    def deviations(
+        self, collection: str, settings: CollectionSettings | None
+    ) -> Sequence[Deviation]:
+        """Where a collection's schema is not what `create_collection` makes.
+
+        Without `settings`, what they decide is not looked at.
+        """
+        ...
+
+    def read_only(self, collection: str) -> Sequence[str]:
+        """Shards of a collection that take no writes."""
+        ...
+
+    def note(self, key: str) -> str | None:
+        """What was noted last under this key, apart from any collection of an index, or None."""
+        ...
+
+    def write_note(self, key: str, value: str, settings: CollectionSettings) -> None:
+        """Note a value; within seconds, or not at all.
+
+        Raises:
+            StoreError: the store refuses it.
+        """
+        ...
+
     def alias_target(self, alias: str) -> str | None:
         """The collection an alias points to, or None where there is no such alias."""
         ...
@@ -116,8 +150,10 @@ class VectorStore(Protocol):
         """The objects with these ids that exist, with their vectors."""
         ...
 
-    def unfindable(self, collection: str, stored: Sequence[Stored]) -> Sequence[str]:
-        """Ids of those that a search for their own vector does not find."""
+    def unfindable(
+        self, collection: str, stored: Sequence[Stored], *, among: int = 20
+    ) -> Sequence[str]:
+        """Ids of those that a search for their own vector does not find among that many hits."""
         ...
 
     def search(

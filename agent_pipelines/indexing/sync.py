@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from time import monotonic
 
-from agent_pipelines.indexing import changes, generations
+from agent_pipelines.indexing import changes, generations, rotation
 from agent_pipelines.indexing.apply import Applier
 from agent_pipelines.indexing.batches import batched
 from agent_pipelines.indexing.chunking import Chunk, Chunker
@@ -20,6 +20,7 @@ from agent_pipelines.indexing.embedding import EmbeddingError, Vectors
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.ledger import ChunkRow, DocumentWrite, content_hash_of_document
 from agent_pipelines.indexing.listing import Listing
+from agent_pipelines.indexing.live import went_back
 from agent_pipelines.indexing.overlap import ahead, mapped
 from agent_pipelines.indexing.partition import WHOLE, Partition
 from agent_pipelines.indexing.plan import (
@@ -259,10 +260,33 @@ class _Sync:
             )
 
     def _reconcile(self, verify: bool) -> int:
+        """Doubt what is wrong in the store; returns how much was."""
+        return self._doubt_suspects() + self._compare(verify)
+
+    def _doubt_suspects(self) -> int:
+        """What an audit found; a comparison with the ledger does not see it."""
+        found = rotation.suspected(self._index.engine, self._collection)
+        mine = {
+            flaw: [
+                id_
+                for id_, entry in self._ledger.entries(ids).items()
+                if entry.is_there and self._partition.has(entry.document_id)
+            ]
+            for flaw, ids in found.items()
+        }
+        self._ledger.doubt(mine["wrong vector"])
+        self._ledger.doubt(mine["not found"], half_written=True)
+        suspects = {id_ for ids in mine.values() for id_ in ids}
+        rotation.doubted(self._index.engine, self._collection, list(suspects))
+        # What has the same text may have the same wrong vector.
+        self._supply.copies = not mine["wrong vector"]
+        return len(suspects)
+
+    def _compare(self, verify: bool) -> int:
         store, ledger = self._index.store, self._ledger
-        # Whoever was cut off may have been writing until a moment ago, or be writing still: equal
-        # numbers prove nothing then.
-        doubted = verify or self._lease.taken_over
+        # Whoever was cut off may have been writing until a moment ago, or be writing still, and a
+        # backup that was restored may hold as many objects: equal numbers prove nothing then.
+        doubted = verify or self._lease.taken_over or went_back(self._index)
         if not doubted and in_step_by_count(store, self._collection, ledger, self._partition):
             return 0
         with (
@@ -277,7 +301,9 @@ class _Sync:
                 ledger.doubt(doubtful)
             for lost in batched(census.ids("not found"), BATCH_CHUNKS):
                 ledger.doubt(lost, half_written=True)
-            return census.count("orphan", "not found", *WRONG)
+            twice = ledger.twice()
+            ledger.doubt(twice)
+            return census.count("orphan", "not found", *WRONG) + len(twice)
 
     def _upsert(self, plan: Plan) -> None:
         total = plan.upserts + plan.retries

@@ -35,6 +35,8 @@ class VectorSupply:
         self._ledger = ledger
         self._remembered: dict[str, Vectors] = {}
         self._golden_checked = False
+        self.copies = True
+        """Whether a vector that the store has is taken from there."""
         self.embedded = 0
         """Texts the model was called for."""
         self.reused = 0
@@ -53,7 +55,8 @@ class VectorSupply:
         """
         texts = {text_hash_of(chunk.text): chunk.text for chunk in chunks}
         found = {hash_: v for hash_ in texts if (v := self._remembered.get(hash_)) is not None}
-        found |= self._stored({h: text for h, text in texts.items() if h not in found})
+        if self.copies:
+            found |= self._stored({h: text for h, text in texts.items() if h not in found})
         missing = {h: text for h, text in texts.items() if h not in found}
         for some in batched(missing, _TEXTS):
             # One document may keep the model busy for longer than the lease lasts.

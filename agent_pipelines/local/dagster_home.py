@@ -25,6 +25,10 @@ run_monitoring:
   free_slots_after_run_end_seconds: 60
 run_retries:
   enabled: true
+# One slow sensor holds up neither the others nor its daemon's heartbeat.
+sensors:
+  use_threads: true
+  num_workers: 8
 # What a sensor saw every 30 s is kept in the state database; Dagster's ticks need not pile up.
 retention:
   schedule:

@@ -7,8 +7,9 @@ Does not belong here: what is read or written.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import (
@@ -20,6 +21,10 @@ from sqlalchemy.exc import (
 )
 
 from agent_pipelines.errors import UnavailableError, UserError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 #: Serialises two processes that migrate one PostgreSQL at once; the number is arbitrary, fixed.
 _MIGRATION_LOCK = 7_205_931
@@ -136,31 +141,48 @@ def _configure_sqlite(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
 
+def schema_versions(engine: Engine) -> tuple[str | None, str | None]:
+    """The version of the schema in the database, None where it has none, and this program's own."""
+    from alembic.migration import MigrationContext
+
+    head = _script().get_current_head()
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision(), head
+
+
+@lru_cache
+def _script() -> "ScriptDirectory":
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_config())
+
+
+def _config() -> "Config":
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "agent_pipelines.state:migrations")
+    return config
+
+
 def _migrate(engine: Engine) -> None:
     # Imported here: most commands find the schema current and need no migration engine at all
     # beyond this comparison, but the comparison itself needs the script directory.
     from alembic import command
-    from alembic.config import Config
-    from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
     from alembic.util import CommandError
 
-    config = Config()
-    config.set_main_option("script_location", "agent_pipelines.state:migrations")
-    script = ScriptDirectory.from_config(config)
-    head = script.get_current_head()
-    with engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
+    current, head = schema_versions(engine)
     if current == head:
         return
     try:
         if current is not None:
-            script.get_revision(current)
+            _script().get_revision(current)
     except CommandError as error:
         raise UserError(
             f"the state database has schema version {current}, newer than this program's {head}",
             remedy="upgrade agent-pipelines to the version that wrote it",
         ) from error
+    config = _config()
     with write(engine) as connection:
         alone(connection, _MIGRATION_LOCK)
         config.attributes["connection"] = connection

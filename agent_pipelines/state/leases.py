@@ -132,25 +132,26 @@ def _take(engine: Engine, name: str, rival: Callable[[str], bool]) -> Lease:
             if rival(other.name):
                 _refuse(other.name, other.holder, other.expires_at, now)
         token: int = held.token + 1
-        values = {"token": token, "holder": _me(), "expires_at": now + _TERM}
+        values = {"token": token, "holder": this_process(), "expires_at": now + _TERM}
         connection.execute(update(leases).where(leases.c.name == name).values(**values))
     return Lease(engine, name, token, taken_over=bool(held.holder))
 
 
 def _refuse(name: str, holder: str, expires_at: datetime, now: datetime) -> None:
-    if expires_at > now and not _is_dead(holder):
+    if expires_at > now and not is_dead(holder):
         raise UserError(
             f"{name} is being written by {holder} (until {expires_at:%H:%M:%S} UTC at least)",
             remedy="wait for it to finish, or end that process",
         )
 
 
-def _me() -> str:
+def this_process() -> str:
+    """Who holds a lease that this process takes: its machine, its id, and when it started."""
     started = int(psutil.Process().create_time())
     return f"{socket.gethostname()} pid {os.getpid()} started {started}"
 
 
-def _is_dead(holder: str) -> bool:
+def is_dead(holder: str) -> bool:
     """Whether the holder is a process of this machine that no longer runs (kill -9)."""
     host, _, rest = holder.partition(" pid ")
     if host != socket.gethostname():

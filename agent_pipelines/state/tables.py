@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Float,
@@ -60,6 +61,8 @@ generations = Table(
     Column("created_at", UtcDateTime, nullable=False),
     # The vector of the golden text, by whichever backend built this first.
     Column("golden_vector", JSON),
+    # Of the collection, as it was created; empty where that was before this was kept.
+    Column("settings", JSON),
 )
 
 #: One row per partition of a generation: the listing it is in step with.
@@ -192,6 +195,43 @@ signals = Table(
     Column("evidence", JSON, nullable=False),
 )
 
+#: How far the rotating sample of a generation has come.
+rotations = Table(
+    "rotations",
+    metadata,
+    Column("collection", String(255), primary_key=True),
+    # the chunk that was looked at last
+    Column("position", String(36), nullable=False),
+    # chunks that are to be looked at as quickly as can be: a fault was found among the others
+    Column("hurried", Integer, nullable=False),
+    Column("taken_at", UtcDateTime, nullable=False),
+)
+
+#: Chunks in which an audit found what only writing them anew can mend.
+suspects = Table(
+    "suspects",
+    metadata,
+    Column("collection", String(255), primary_key=True),
+    Column("chunk_id", String(36), primary_key=True),
+    # wrong vector: not that of its text; not found: its vector is there and no search finds it
+    Column("fault", String(16), primary_key=True),
+    Column("detail", Text, nullable=False),
+    # a sync has seen to it that it is written anew; the next audit looks whether that helped
+    Column("doubted", Boolean, nullable=False),
+)
+
+#: Runs that were asked for because a signal is false, since it last was not.
+repairs = Table(
+    "repairs",
+    metadata,
+    Column("index_name", String(200), primary_key=True),
+    Column("signal", String(100), primary_key=True),
+    Column("attempts", Integer, nullable=False),
+    Column("asked_at", UtcDateTime, nullable=False),
+    # how far the index was when the last one was asked for
+    Column("reached", String(255), nullable=False),
+)
+
 #: One row per agent batch.
 batches = Table(
     "batches",
@@ -226,6 +266,8 @@ answers = Table(
     Column("seconds", Float, nullable=False),
     Column("index_name", String(200)),
     Column("sequence", BigInteger),
+    # names of the signals that were not true when it was given
+    Column("false_signals", JSON, nullable=False, default=list),
     Column("finished_at", UtcDateTime, nullable=False),
 )
 

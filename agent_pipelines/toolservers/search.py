@@ -5,21 +5,25 @@ how an index is searched (`indexing/search.py`) or served (`shell.py`).
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, get_args
 
 import anyio
 import anyio.to_thread
 from mcp.server import MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
-from mcp.types import ToolAnnotations
+from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import BaseModel, Field
 
 from agent_pipelines.errors import UnavailableError, UserError
-from agent_pipelines.indexing.search import Hit, Searcher, read_filters
+from agent_pipelines.health.readers import BlockedError
+from agent_pipelines.indexing.search import Hit, Searcher, SearchResult, read_filters
 from agent_pipelines.toolservers.shell import Readiness
 
-T = TypeVar("T")
+By = Literal["words and meaning", "meaning", "words"]
+
+#: How much the vectors weigh against the words.
+_ALPHA = dict(zip(get_args(By), (0.5, 1.0, 0.0), strict=True))
 
 #: Searches at once; each holds a thread while it waits for the embedder and the store.
 _CONCURRENT = 16
@@ -46,8 +50,17 @@ class Passage(BaseModel):
     score: float
 
 
-class Found(BaseModel):
-    """What a search found, best first, and the snapshot it was read from."""
+class NotTrue(BaseModel):
+    """A check of the index that it does not pass now."""
+
+    signal: str
+    state: Literal["false", "cannot tell"]
+    since: datetime | None = Field(description="Null: it was never evaluated.")
+    reason: str
+
+
+class Standing(BaseModel):
+    """Which state of an index something was read from, and what is doubtful about it."""
 
     index: str
     sequence: int = Field(description="Number of the snapshot.")
@@ -55,13 +68,24 @@ class Found(BaseModel):
     staleness_seconds: float = Field(
         description="Age of the oldest source change that is not in this snapshot; 0: none known."
     )
+    checked_seconds_ago: float = Field(
+        description="Since the source was last looked at: of later changes nobody knows."
+    )
+    not_true: list[NotTrue] = Field(
+        description="What is not known to be true of this index now. If there is anything, what "
+        "was found may be outdated or incomplete: say so in your answer."
+    )
+
+
+class Found(Standing):
+    """What a search found, best first, and the snapshot it was read from."""
+
     hits: list[Passage]
 
 
-class Fetched(BaseModel):
+class Fetched(Standing):
     """One chunk that was asked for by its id."""
 
-    index: str
     hit: Passage
 
 
@@ -69,6 +93,22 @@ class Indexes(BaseModel):
     """The indexes that can be searched."""
 
     indexes: list[str]
+
+
+class Withheld(BaseModel):
+    """What a blocked index would have given: which chunks, and not what they say."""
+
+    sequence: int
+    chunks: dict[str, str] = Field(description="Content hash by chunk_id, best first.")
+
+
+class Refusal(BaseModel):
+    """Why there is no result, for programs; the text beside it says it to a model."""
+
+    kind: Literal["unavailable", "mistaken", "missing", "blocked"]
+    withheld: Withheld | None = Field(
+        default=None, description="Where blocked: probes must see when the index is true again."
+    )
 
 
 def build_server(searcher: Searcher) -> MCPServer:
@@ -80,17 +120,28 @@ def build_server(searcher: Searcher) -> MCPServer:
     )
     limiter = anyio.CapacityLimiter(_CONCURRENT)
 
-    async def ask(question: Callable[[], T]) -> T:
+    async def answer(
+        question: Callable[[], SearchResult], told: Callable[[SearchResult], CallToolResult]
+    ) -> CallToolResult:
         try:
-            return await anyio.to_thread.run_sync(question, limiter=limiter)
+            return told(await anyio.to_thread.run_sync(question, limiter=limiter))
+        except BlockedError as error:
+            chunks = {hit.chunk_id: hit.content_hash for hit in error.result.hits}
+            withheld = Withheld(sequence=error.result.sequence, chunks=chunks)
+            return _refused(
+                Refusal(kind="blocked", withheld=withheld),
+                f"{error.message}. Say that the index cannot be relied on now, and do not answer "
+                f"from memory. For whoever keeps it: {error.remedy}",
+            )
         except UnavailableError as error:
-            raise ToolError(
+            return _refused(
+                Refusal(kind="unavailable"),
                 f"Unavailable: {error.message}. This is an outage, not an empty result: "
-                "say that the index could not be read, or try again later."
-            ) from error
+                "say that the index could not be read, or try again later.",
+            )
         except UserError as error:
             # Names what is wrong and what to do, in words that serve a model as well.
-            raise ToolError(f"{error.message}; {error.remedy}") from error
+            return _refused(Refusal(kind="mistaken"), f"{error.message}; {error.remedy}")
 
     @server.tool(annotations=_READ_ONLY)
     async def search(
@@ -105,37 +156,47 @@ def build_server(searcher: Searcher) -> MCPServer:
                 "field are alternatives."
             ),
         ] = [],  # noqa: B006 - it is a schema's default, and nobody changes it
-    ) -> Found:
+        by: Annotated[
+            By,
+            Field(
+                description="Leave it out for a question. `words`: only passages with the query's "
+                "own words, for a name, a code or an error message. `meaning`: whatever words "
+                "they use."
+            ),
+        ] = "words and meaning",
+    ) -> Annotated[CallToolResult, Found]:
         """Search an index for passages that answer a query, by words and by meaning, best first."""
-        result = await ask(
-            lambda: searcher.search(index, query, limit=limit, filters=read_filters(where))
-        )
-        return Found(
-            index=result.index,
-            sequence=result.sequence,
-            committed_at=result.committed_at.astimezone(UTC),
-            staleness_seconds=result.staleness_seconds,
-            hits=[_passage(hit) for hit in result.hits],
+        return await answer(
+            lambda: searcher.search(
+                index, query, limit=limit, filters=read_filters(where), alpha=_ALPHA[by]
+            ),
+            lambda result: _told(
+                Found(**_standing(result), hits=[_passage(hit) for hit in result.hits])
+            ),
         )
 
     @server.tool(annotations=_READ_ONLY)
     async def fetch(
         index: IndexName,
         chunk_id: Annotated[str, Field(description="A chunk_id that `search` returned.")],
-    ) -> Fetched:
+    ) -> Annotated[CallToolResult, Fetched]:
         """Read one passage again by its id."""
-        hit = await ask(lambda: searcher.fetch(index, chunk_id))
-        if hit is None:
-            raise ToolError(
+
+        def told(result: SearchResult) -> CallToolResult:
+            if result.hits:
+                return _told(Fetched(**_standing(result), hit=_passage(result.hits[0])))
+            return _refused(
+                Refusal(kind="missing"),
                 f"Index {index!r} holds no chunk {chunk_id!r}: it may have been replaced. "
-                "Search again and use a chunk_id from that result."
+                "Search again and use a chunk_id from that result.",
             )
-        return Fetched(index=index, hit=_passage(hit))
+
+        return await answer(lambda: searcher.fetch(index, chunk_id), told)
 
     @server.tool(annotations=_READ_ONLY)
     async def list_indexes() -> Indexes:
         """List the names of the indexes that can be searched."""
-        return Indexes(indexes=sorted(await ask(searcher.indexes)))
+        return Indexes(indexes=sorted(searcher.indexes()))
 
     return server
 
@@ -159,6 +220,30 @@ def readiness(searcher: Searcher) -> Readiness:
         return await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
 
     return ready
+
+
+def _told(answer: BaseModel) -> CallToolResult:
+    text = TextContent(type="text", text=answer.model_dump_json(indent=2))
+    return CallToolResult(content=[text], structured_content=answer.model_dump(mode="json"))
+
+
+def _refused(refusal: Refusal, text: str) -> CallToolResult:
+    return CallToolResult(
+        content=[TextContent(type="text", text=text)],
+        structured_content=refusal.model_dump(mode="json"),
+        is_error=True,
+    )
+
+
+def _standing(result: SearchResult) -> dict[str, Any]:
+    return {
+        "index": result.index,
+        "sequence": result.sequence,
+        "committed_at": result.committed_at.astimezone(UTC),
+        "staleness_seconds": result.staleness_seconds,
+        "checked_seconds_ago": result.checked_seconds_ago,
+        "not_true": [NotTrue(**asdict(doubt)) for doubt in result.not_true],
+    }
 
 
 def _passage(hit: Hit) -> Passage:

@@ -17,7 +17,7 @@ from rich.console import Console
 from agent_pipelines.errors import UserError
 from agent_pipelines.settings import Settings
 from agent_pipelines.terminal import waiting
-from tests.bench import corpora, memory, no_op, picture, report
+from tests.bench import corpora, memory, no_op, pace, picture, report
 from tests.bench.contenders import CONTENDERS
 from tests.bench.corpora import Corpus, Say
 from tests.bench.phases import Result, Run
@@ -41,6 +41,7 @@ class Part(StrEnum):
     DOCS = "docs"
     SYNTHETIC = "synthetic"
     NO_OP = "no-op"
+    PACE = "pace"
     MEMORY = "memory"
 
 
@@ -93,6 +94,7 @@ def bench(
     - **synthetic**: 100,000 chunks of generated text and an embedder that costs nothing, to see
       what the indexers themselves cost.
     - **no-op**: what our whole command costs when nothing changed, and our engine's share of it.
+    - **pace**: how much of the model's own pace our first sync reaches, on the manuals.
     - **memory**: what our sync needs for 1,000,000 chunks.
 
     The peers are installed by uv into environments of their own in the cache directory. Nothing
@@ -137,9 +139,10 @@ def _measure(parts: list[Part], names: list[Name], quick: bool, folder: Path) ->
     with waiting(console, "corpora:") as say:
         generated = _generated(parts, divisor, say)
         runs: list[tuple[Corpus, str, int]] = []
-        if Part.DOCS in parts:
+        every = _QUICK if quick else _EVERY
+        if {Part.DOCS, Part.PACE} & set(parts):
             docs = corpora.docs(cache_dir, say)
-            every = _QUICK if quick else _EVERY
+        if Part.DOCS in parts:
             runs += [(docs, "torch", every), (docs, "openvino", every)]
         if Part.SYNTHETIC in parts and generated:
             runs.append((generated, "stand-in", 1))
@@ -156,6 +159,9 @@ def _measure(parts: list[Part], names: list[Name], quick: bool, folder: Path) ->
     if Part.NO_OP in parts and generated:
         with waiting(console, "no-op:") as say:
             extras["no-op"] = no_op.measure(generated, cache_dir, say)
+    if Part.PACE in parts:
+        with waiting(console, "pace:") as say:
+            extras["pace"] = pace.measure(docs, every, cache_dir, say)
     if Part.MEMORY in parts:
         with waiting(console, "memory:") as say:
             extras["memory"] = memory.measure(memory.CHUNKS // divisor, cache_dir, say)

@@ -12,9 +12,9 @@ from typing import Any
 from agent_pipelines.local.models import packaged_embedder
 from tests.bench.contenders import CONTENDERS, python_of
 from tests.bench.drivers.synthetic import PARAGRAPHS
-from tests.bench.phases import TOKENS
 from tests.bench.process import running
 from tests.bench.server import fresh_server
+from tests.bench.workplace import TOKENS
 
 CHUNKS = 1_000_000
 DIMENSION = 16

@@ -17,9 +17,9 @@ from typing import Any
 from agent_pipelines.local.models import packaged_embedder
 from tests.bench.contenders import CONTENDERS, HERE, python_of
 from tests.bench.corpora import Corpus
-from tests.bench.phases import TOKENS
 from tests.bench.process import DriverError, environment_of, running
 from tests.bench.server import Server, fresh_server
+from tests.bench.workplace import TOKENS
 
 #: The index's name, in the assets folder and in `drivers/ours.py`.
 _INDEX = "bench"

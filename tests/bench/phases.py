@@ -8,27 +8,20 @@ the phase before left on disk and in Weaviate. It connects and loads the model b
 starts. Inside the clock it lists and reads the files, cuts, embeds, writes, and keeps its books.
 """
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from agent_pipelines.local.models import packaged_embedder
-from resources.embedders import openvino
-from resources.embedders.model import find
 from tests.bench import corpora
-from tests.bench.contenders import Contender, python_of
+from tests.bench.contenders import Contender
 from tests.bench.corpora import Corpus
 from tests.bench.drivers.connection import connect
-from tests.bench.process import Cost, Driver, DriverError, running
+from tests.bench.process import Cost, DriverError
 from tests.bench.server import Server, fresh_server
-from tests.bench.truth import Pair, Truth, check
-
-#: Longest chunk, in MiniLM's tokens, special tokens included; chunks do not overlap.
-TOKENS = 200
+from tests.bench.truth import Pair, Truth, check, vectors_of
+from tests.bench.workplace import Workplace
 
 #: Decides which documents are edited and deleted: the same ones for every contender.
 _SEED = 20
@@ -104,13 +97,17 @@ class Run:
 
     def results(self) -> Iterator[Result]:
         """Go through all phases. One that fails ends this run, not the benchmark."""
-        self._python = python_of(self._contender, self._cache_dir, self._say)
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            self._folder = Path(folder)
-            self._files, self._state = self._folder / "files", self._folder / "state"
-            self._state.mkdir()
-            corpora.copy(self._corpus, self._files, every=self._every)
-            with fresh_server(self._state, self._cache_dir, self._say) as server:
+            self._place = Workplace(
+                self._contender,
+                self._backend,
+                Path(folder),
+                self._corpus,
+                every=self._every,
+                cache_dir=self._cache_dir,
+                say=self._say,
+            )
+            with fresh_server(self._place.state, self._cache_dir, self._say) as server:
                 for phase in PHASES:
                     self._say(phase.title)
                     result = self._result(phase, server)
@@ -119,23 +116,24 @@ class Run:
                         return
 
     def _result(self, phase: Phase, server: Server) -> Result:
-        changed = phase.change(self._files)
+        place = self._place
+        changed = phase.change(place.files)
         about = {
             "corpus": self._corpus.name,
             "contender": self._contender.name,
             "backend": self._backend,
             "phase": phase.name,
-            "documents": len(corpora.files_of(self._files)),
+            "documents": len(corpora.files_of(place.files)),
             "changed": len(changed),
         }
         try:
-            with self._driver() as driver:
-                opened = driver.ask("open", **self._opening(server))
-                answer, cost = driver.measure("sync", server.pid, folder=str(self._files))
+            with place.driver() as driver:
+                opened = place.open(driver, server)
+                answer, cost = driver.measure("sync", server.pid, folder=str(place.files))
                 if changed or not self._wanted:
-                    self._wanted = self._expected()
+                    self._wanted = place.expected()
                 with connect(server.address) as client:
-                    truth = check(client, answer, self._wanted, changed, _vectors_of(driver))
+                    truth = check(client, answer, self._wanted, changed, vectors_of(driver))
         except DriverError as error:
             return Result(**about, failed=str(error))
         return Result(
@@ -148,45 +146,3 @@ class Run:
             parts=answer.get("parts", {}),
             versions=opened["versions"],
         )
-
-    def _driver(self) -> AbstractContextManager[Driver]:
-        environment = {}
-        if self._contender.pins is None:
-            environment["AGENT_PIPELINES_CACHE_DIR"] = str(self._cache_dir)
-            if self._backend != "stand-in":
-                environment["EMBEDDER_BACKEND"] = self._backend
-        return running(self._contender, self._python, self._folder / "log", environment)
-
-    def _opening(self, server: Server) -> dict[str, Any]:
-        opening = {
-            "weaviate": server.address,
-            "state": str(self._state),
-            "backend": self._backend,
-            "tokens": TOKENS,
-            "model": str(packaged_embedder()),
-        }
-        if self._backend == "openvino" and self._contender.pins is not None:
-            # None of the peers ships this: they get the model that our own backend converted.
-            model = find(None, weights=True)
-            opening["converted"] = {
-                "folder": str(openvino.obtain(model, self._cache_dir)),
-                "settings": openvino.compile_settings(),
-            }
-        return opening
-
-    def _expected(self) -> list[Pair]:
-        """What should be there, by the contender's splitter in a process that saw no store."""
-        file = self._folder / "expected.json"
-        with self._driver() as driver:
-            driver.ask(
-                "expected",
-                folder=str(self._files),
-                file=str(file),
-                tokens=TOKENS,
-                model=str(packaged_embedder()),
-            )
-        return [(document, text) for document, text in json.loads(file.read_text("utf-8"))]
-
-
-def _vectors_of(driver: Driver) -> Callable[[list[str]], list[list[float]]]:
-    return lambda texts: cast(list[list[float]], driver.ask("vectors", texts=texts)["vectors"])

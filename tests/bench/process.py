@@ -56,6 +56,7 @@ class Driver:
 
     def __init__(self, contender: Contender, process: "subprocess.Popen[bytes]", log: Path) -> None:
         self._title = contender.title
+        self.pid = process.pid
         self._process = process
         self._log = log
 

@@ -121,6 +121,15 @@ def extra_tables(
                 [[r["what"], _number(r["wall"]), _number(r["cpu"])] for r in no_op["rows"]],
             )
         )
+    if pace := measured.get("pace"):
+        alone = " / ".join(map(_number, pace["alone"]))
+        tables.append(
+            (
+                f"the pace of a cold sync beside that of the model alone, {pace['texts']:,} texts",
+                ("the model alone s, before / after", "sync s", "share", "target"),
+                [[alone, _number(pace["sync"]), f"{pace['share']:.1%}", f"≥ {pace['target']:.0%}"]],
+            )
+        )
     if memory := measured.get("memory"):
         tables.append(
             (

@@ -8,9 +8,11 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from weaviate import WeaviateClient
+
+from tests.bench.process import Driver
 
 Pair = tuple[str, str]
 """A document's id and a chunk's text."""
@@ -95,6 +97,17 @@ def check(
         probes=len(probes),
         found=found_probes,
     )
+
+
+def gone(wanted: Sequence[Pair]) -> Truth:
+    """What is to be said of a collection that does not exist."""
+    documents = _some(wanted)
+    return Truth(len(wanted), 0, len(wanted), documents, 0, (), 0, 0, 0, _PROBES, 0)
+
+
+def vectors_of(driver: Driver) -> Callable[[list[str]], list[list[float]]]:
+    """Text to vectors, as this contender makes them."""
+    return lambda texts: cast(list[list[float]], driver.ask("vectors", texts=texts)["vectors"])
 
 
 def _probes(pairs: list[Pair], changed: set[str]) -> list[Pair]:

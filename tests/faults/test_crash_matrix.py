@@ -195,7 +195,9 @@ def test_vectors_lost_by_weaviate_are_seen_and_found_again_by_a_verifying_sync(
         server.start()
 
         assert_exact(index, source)
-        assert states(index)["known_items_found"] is State.FALSE, "the objects alone are there"
+        found = states(index)
+        assert found["known_items_found"] is State.FALSE, "the objects alone are there"
+        assert found["vectors_findable"] is State.FALSE
         run_sync(index, verify=True)
         commit(index)
         finish(index, source)

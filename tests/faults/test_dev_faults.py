@@ -12,7 +12,9 @@ from typing import Any
 import httpx2
 import psutil  # type: ignore[import-untyped]
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from agent_pipelines.health import machinery
 from agent_pipelines.local import weaviate
 from agent_pipelines.local.parts import Part, find
 from resources.weaviate import WeaviateResource
@@ -35,6 +37,9 @@ DOCUMENTS = {
 #: The sensor looks every 30 s; then a run starts, which loads the model.
 FIRST_SYNC, NEXT_SYNC = 150, 150
 
+#: The exporter looks every 30 s; what it missed just then it sees at the next look.
+NEXT_LOOKS = 90
+
 #: Starting: Weaviate, the tool server, the code location, webserver and daemon.
 UP, DOWN = 150, 60
 
@@ -44,6 +49,19 @@ CONTENTS = """
   sensors { name sensorState { status } }
 } } } }
 """
+
+
+SENSOR = """
+{ repositoriesOrError { ... on RepositoryConnection { nodes {
+  name location { name } sensors { name sensorState { id } }
+} } } }
+"""
+START = """
+mutation ($selector: SensorSelector!) {
+  startSensor(sensorSelector: $selector) { __typename }
+}
+"""
+STOP = "mutation ($id: String!) { stopSensor(id: $id) { __typename } }"
 
 
 @dataclass(frozen=True)
@@ -72,9 +90,47 @@ class Dev:
         found = self.status().json["indexes"]["docs"]["snapshot"]
         return int(found["sequence"]) if found else 0
 
+    def signals(self) -> dict[str, dict[str, str]]:
+        """The state of every signal by subject, as the exporter tells Prometheus."""
+        url = f"{self.part('exporter').addresses['url']}/metrics"
+        text = httpx2.get(url, timeout=5, trust_env=False).raise_for_status().text
+        found: dict[str, dict[str, str]] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == "agent_pipelines_signal" and sample.value == 1:
+                    subject = found.setdefault(sample.labels["subject"], {})
+                    subject[sample.labels["signal"]] = sample.labels["state"]
+        return found
+
+    def not_true(self) -> dict[str, str]:
+        assert self.command.running(), self.command.err
+        every = (signal for subject in self.signals().values() for signal in subject.items())
+        return {name: state for name, state in every if state != "true"}
+
+    def switch(self, sensor: str, mutation: str) -> None:
+        """Switch a sensor on or off, as a person does in the UI."""
+        with httpx2.Client(base_url=self.url, timeout=30, trust_env=False) as http:
+            answer = http.post("/graphql", json={"query": SENSOR}).raise_for_status().json()
+            (repository,) = answer["data"]["repositoriesOrError"]["nodes"]
+            found = next(s for s in repository["sensors"] if s["name"] == sensor)
+            variables = {
+                "startSensor": {
+                    "selector": {
+                        "repositoryName": repository["name"],
+                        "repositoryLocationName": repository["location"]["name"],
+                        "sensorName": sensor,
+                    }
+                },
+                "stopSensor": {"id": found["sensorState"]["id"]},
+            }[mutation]
+            query = {"startSensor": START, "stopSensor": STOP}[mutation]
+            answer = http.post("/graphql", json={"query": query, "variables": variables})
+            assert "Error" not in answer.raise_for_status().text, answer.text
+
     def ports(self) -> list[int]:
         """Every port that its parts listen on."""
-        found = (self.part(name).addresses for name in ("weaviate", "search", "dagster"))
+        parts = ("weaviate", "search", "dagster", "exporter")
+        found = (self.part(name).addresses for name in parts)
         addresses = (address for each in found for address in each.values())
         return [int(address.rstrip("/").rpartition(":")[2]) for address in addresses]
 
@@ -150,6 +206,22 @@ def test_the_sensor_syncs_an_edited_file_by_itself(dev: Dev) -> None:
     assert found["sequence"] == before + 1
     assert "512 MiB" in found["hits"][0]["text"]
     assert dev.status().code == 0
+
+
+def test_the_exporter_finds_everything_true(dev: Dev) -> None:
+    until_true(dev, FIRST_SYNC)
+    until(lambda: dev.not_true() == {}, NEXT_LOOKS, "every signal true")
+    assert dev.signals()["machinery"].keys() == {s.name for s in machinery.catalogue()}
+
+
+def test_a_sensor_that_is_switched_off_is_seen_until_it_is_on_again(dev: Dev) -> None:
+    dev.switch("docs_sensor", "stopSensor")
+    until(lambda: dev.not_true() == {"watchers_on": "false"}, NEXT_LOOKS, "that it is off")
+    seen = dev.status()
+    assert seen.code == 1, seen.err
+    assert seen.json["machinery"]["state"] == "false"
+    dev.switch("docs_sensor", "startSensor")
+    until(lambda: dev.not_true() == {}, NEXT_LOOKS, "that it is on")
 
 
 def test_a_weaviate_that_hangs_makes_status_say_that_it_cannot_tell(dev: Dev) -> None:

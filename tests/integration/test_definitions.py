@@ -1,6 +1,5 @@
 """The code location as Dagster runs it: job, checks and sensor, with the real parts."""
 
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,9 +10,13 @@ import pytest
 
 from agent_pipelines.components import index_sensor
 from agent_pipelines.definitions import build_defs
+from agent_pipelines.health import repair
+from agent_pipelines.health.evaluate import audit, recorded
+from agent_pipelines.health.signal import State
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.indexing import live
 from agent_pipelines.indexing.live import CommitError
+from resources import weaviate_notes
 from resources.state import StateResource
 from resources.weaviate import WeaviateResource, WeaviateStore
 from tests.engine import raw
@@ -55,9 +58,14 @@ class World:
     def sync(self) -> dg.ExecuteInProcessResult:
         return self.run("handbook_sync")
 
-    def run(self, job: str, partition_key: str | None = None) -> dg.ExecuteInProcessResult:
+    def run(
+        self, job: str, partition_key: str | None = None, config: Any = None
+    ) -> dg.ExecuteInProcessResult:
         return self.definitions.resolve_job_def(job).execute_in_process(
-            instance=self.instance, partition_key=partition_key, raise_on_error=False
+            run_config=config,
+            instance=self.instance,
+            partition_key=partition_key,
+            raise_on_error=False,
         )
 
     def tick(
@@ -82,6 +90,7 @@ def world(
     with dg.DagsterInstance.ephemeral() as instance:
         yield World(tmp_path, weaviate_resource, instance)
     raw(store).alias.delete(alias_name=ALIAS)
+    raw(store).collections.delete(weaviate_notes.COLLECTION)
     for collection in store.collections():
         if collection.startswith(f"{ALIAS}__"):
             store.drop_collection(collection)
@@ -179,7 +188,7 @@ def test_the_sensor_asks_once_for_an_edit_backs_off_and_is_quiet_when_all_is_wel
     assert world.sync().success
     well = world.tick(fourth.cursor)  # type: ignore[union-attr]
     assert asked(well) == []
-    assert json.loads(well.cursor or "{}")["attempts"] == 0  # type: ignore[union-attr]
+    assert repair.attempts(world.state.engine(), "handbook") == {}
 
     (world.docs / "3.md").write_text("# Runbook 3\n\nService 3 is gone for good.\n")
     busy = world.tick(fourth.cursor)  # type: ignore[union-attr]
@@ -337,9 +346,7 @@ def test_a_split_index_is_synced_by_partition_and_committed_once_all_are_in(
     assert requested(world.tick()) == [("handbook_live", None)]
 
 
-def test_the_checks_of_a_split_index_block_its_commit(
-    world: World, store: WeaviateStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_checks_of_a_split_index_block_its_commit(world: World, store: WeaviateStore) -> None:
     world.configure("partitions: 2")
     for key in ("1-of-2", "2-of-2"):
         assert world.run("handbook_sync", key).success
@@ -352,10 +359,13 @@ def test_the_checks_of_a_split_index_block_its_commit(
     assert store.alias_target(ALIAS) is None, "live was not reached"
 
     first = world.tick()
-    assert requested(first) == [("handbook_live", None)]
-    monkeypatch.setattr(index_sensor, "time", lambda: 4e9)
-    again = world.tick(first.cursor)  # type: ignore[union-attr]
-    assert {job for job, _ in requested(again)} == {"handbook_sync"}, "which mends it"
+    assert requested(first) == [("handbook_sync", "1-of-2"), ("handbook_sync", "2-of-2")]
+    assert {tags["agent-pipelines/signal"] for tags in asked(first)} == {"ids_match"}
+    for request in first.run_requests or []:  # type: ignore[union-attr]
+        assert world.run("handbook_sync", request.partition_key, request.run_config).success
+    assert requested(world.tick()) == [("handbook_live", None)]
+    assert world.run("handbook_live").success
+    assert requested(world.tick()) == []
 
 
 def test_the_schedule_of_a_split_index_asks_for_every_partition(world: World) -> None:
@@ -387,3 +397,66 @@ def test_a_rollback_is_a_run_that_materializes_live(world: World, store: Weaviat
     assert store.alias_target(ALIAS) == first
     assert asked(world.tick()) == [], "nobody rolls forward what somebody rolled back"
     assert not world.sync().success
+
+
+def swap_two_vectors(world: World, store: WeaviateStore) -> None:
+    one, other = list(store.scan(collection_of(world)))[:2]
+    data = raw(store).collections.use(collection_of(world)).data
+    for id_, vector in ((one.chunk.id, other.vector), (other.chunk.id, one.vector)):
+        assert vector is not None
+        data.update(uuid=id_, properties={}, vector=vector.tolist())
+
+
+def test_an_audit_reports_what_it_finds_and_the_sensor_has_it_repaired(
+    world: World, store: WeaviateStore
+) -> None:
+    assert world.sync().success
+    swap_two_vectors(world, store)
+    assert asked(world.tick()) == [], "no tick can see it"
+
+    found = world.run("handbook_audit")
+
+    assert found.success, "it did what it is for"
+    assert checks_of(found).keys() == {signal.name for signal in audit()}
+    false = {name for name, passed in checks_of(found).items() if not passed}
+    assert false - {"known_items_found"} == {"vectors_match_text"}
+    tick: Any = world.tick()
+    (request,) = tick.run_requests
+    assert request.job_name == "handbook_sync"
+    assert request.tags["agent-pipelines/signal"] in false
+    assert world.run(request.job_name, None, request.run_config).success
+    states = {r.name: r.state for r in recorded(world.state.engine(), "handbook").values()}
+    assert set(states.values()) == {State.TRUE}
+    assert asked(world.tick()) == []
+    assert repair.attempts(world.state.engine(), "handbook") == {}
+
+
+def test_after_a_run_that_told_nothing_the_sensor_asks_for_an_audit(
+    world: World, store: WeaviateStore
+) -> None:
+    """The repair failed before its checks: what was found before is not news any more."""
+    assert world.sync().success
+    swap_two_vectors(world, store)
+    assert world.run("handbook_audit").success
+    docs = world.docs.rename(world.docs.parent / "unmounted")
+    assert not world.sync().success
+    docs.rename(world.docs)
+    assert requested(world.tick()) == [("handbook_audit", None)]
+    assert asked(world.tick()) == [], "once"
+    assert world.run("handbook_audit").success
+    assert [job for job, _ in requested(world.tick())] == ["handbook_sync"]
+
+
+def test_an_audit_beside_a_sync_claims_nothing(world: World) -> None:
+    from sqlalchemy import update
+
+    from agent_pipelines.state.engine import write
+    from agent_pipelines.state.tables import partitions
+
+    assert world.sync().success
+    with write(world.state.engine()) as connection:
+        connection.execute(update(partitions).values(source_digest=None, listed_at=None))
+    events = world.run("handbook_audit").get_asset_check_evaluations()
+    seen = {e.check_name: e.metadata["state"].value for e in events}
+    assert set(seen.values()) <= {"cannot tell", "true"}
+    assert seen["ids_match"] == seen["vectors_match_text"] == "cannot tell"

@@ -44,7 +44,7 @@ IDS = st.sampled_from(["a.md", "b.md", "dir/c.md", "ü d.md"])
 TEXTS = st.lists(st.sampled_from(["one", "two", "three", "four"]), min_size=1, max_size=4).map(
     lambda names: "".join(section(name, words=60) for name in names)
 )
-METHODS = st.sampled_from(["write", "move", "delete", "count", "scan", "point_alias"])
+METHODS = st.sampled_from(["write", "move", "delete", "count", "scan", "point_alias", "write_note"])
 
 
 class LifeOfAnIndex(RuleBasedStateMachine):

@@ -89,7 +89,7 @@ def test_a_sync_without_changes_reads_embeds_and_writes_nothing(
     assert (report.changed, report.written, report.retired) == (0, 0, 0)
     assert source.loaded == []
     assert embedded_by(index) == []
-    assert set(watched.calls) <= {"collections", "count"}, "only cheap reads"
+    assert set(watched.calls) <= {"collections", "count", "deviations", "note"}, "only cheap reads"
     assert commit(index) == first, "nothing new is committed"
 
 

@@ -24,12 +24,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent_pipelines.agents.tools import ToolSession, ToolTransportError
 from agent_pipelines.errors import UnavailableError, UserError
-from agent_pipelines.indexing.search import Hit, SearchResult
+from agent_pipelines.indexing.search import Doubt, Hit, SearchResult
 from agent_pipelines.indexing.store import Filter
 from agent_pipelines.toolservers import search, shell
 from resources.tools import ToolServerResource
 
 T = TypeVar("T")
+
+
+_DOUBT = Doubt("fresh", "cannot tell", None, "never evaluated")
 
 
 class MemorySearcher:
@@ -74,11 +77,13 @@ class MemorySearcher:
         hits = [] if query == "nothing" else [self._hit(n) for n in range(min(limit, 3))]
         if query == "peak":
             hits = [self._hit(0, text=str(self._peak))]
-        return SearchResult(index, 7, moment, 12.5, hits)
+        return SearchResult(index, 7, moment, 12.5, 3.0, hits, [_DOUBT])
 
-    def fetch(self, index: str, chunk_id: str) -> Hit | None:
+    def fetch(self, index: str, chunk_id: str) -> SearchResult:
         self._check(index)
-        return self._hit(1) if chunk_id == "chunk-1" else None
+        moment = datetime(2026, 11, 1, tzinfo=UTC)
+        hits = [self._hit(1)] if chunk_id == "chunk-1" else []
+        return SearchResult(index, 7, moment, 12.5, 3.0, hits, [_DOUBT])
 
     def _hit(self, number: int, text: str = "restart the pod") -> Hit:
         return Hit(
@@ -211,6 +216,11 @@ def test_a_hit_carries_what_a_citation_needs(server: Server) -> None:
         2026, 11, 1, tzinfo=UTC
     )
     assert found.structured["staleness_seconds"] == 12.5
+    for result in (found, fetched):
+        assert result.structured["checked_seconds_ago"] == 3.0
+        assert result.structured["not_true"] == [
+            {"signal": "fresh", "state": "cannot tell", "since": None, "reason": "never evaluated"}
+        ]
     assert [hit["chunk_id"] for hit in found.structured["hits"]] == [
         "chunk-0",
         "chunk-1",
@@ -245,6 +255,7 @@ def test_a_hit_carries_what_a_citation_needs(server: Server) -> None:
         ),
         ("search", {"index": "runbooks", "query": ""}, "at least 1 character"),
         ("search", {"index": "runbooks"}, "query"),
+        ("search", {"index": "runbooks", "query": "x", "by": "luck"}, "words and meaning"),
         ("fetch", {"index": "runbooks", "chunk_id": "gone"}, "Search again"),
         ("sarch", {"index": "runbooks", "query": "x"}, "sarch"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from pydantic import BaseModel, ValidationError
 
-from agent_pipelines.agents.admission import admit
+from agent_pipelines.agents.admission import admit, go_on
 from agent_pipelines.agents.citations import Retrieved
 from agent_pipelines.agents.schemas import (
     answer_schema,
@@ -253,3 +253,19 @@ class TestAdmission:
     def test_no_signal_is_no_evidence(self) -> None:
         assert not admit("block", []).allowed
         assert admit("label", []).allowed
+
+    def test_a_warning_labels_and_does_not_block(self) -> None:
+        decision = admit("block", [("a", "true"), ("odd", "false")], warnings=["odd"])
+        assert decision.allowed
+        assert decision.false_signals == ("odd",)
+
+    def test_while_it_runs_only_what_is_false_ends_a_batch(self) -> None:
+        blind: Any = [("fresh", "cannot tell", "a sync is in flight")]
+        assert go_on("block", blind).allowed
+        assert go_on("block", blind).false_signals == ("fresh",)
+        false: Any = [*blind, ("counts_match", "false", "9 objects")]
+        assert go_on("label", false).allowed
+        assert go_on("block", false, warnings=["counts_match"]).allowed
+        stopped = go_on("block", false)
+        assert not stopped.allowed
+        assert stopped.reason == "counts_match turned false: 9 objects"

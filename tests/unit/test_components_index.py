@@ -1,20 +1,16 @@
 """What an index becomes in Dagster, and how its sensor decides; nothing is connected to."""
 
-import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from agent_pipelines.components import index_checks
 from agent_pipelines.components.index import IndexComponent
 from agent_pipelines.components.index_config import IndexConfig
-from agent_pipelines.components.index_sensor import _BACK_OFF, _BACK_OFF_CAP, Cursor
 from agent_pipelines.definitions import build_defs
 from agent_pipelines.errors import UserError
 from agent_pipelines.health.signal import Reading, State
@@ -40,11 +36,12 @@ def definitions(tmp_path: Path) -> dg.Definitions:
         "  source: {kind: files, url: .}\n"
         "  schedule: '*/5 * * * *'\n"
         "  sensor: stopped\n"
+        "  audit: '*/7 * * * *'\n"
     )
     return build_defs(assets=tmp_path)
 
 
-def test_an_index_is_three_assets_a_job_a_schedule_and_a_sensor(
+def test_an_index_is_three_assets_its_jobs_their_schedules_and_a_sensor(
     definitions: dg.Definitions,
 ) -> None:
     graph = definitions.resolve_asset_graph()
@@ -55,6 +52,10 @@ def test_an_index_is_three_assets_a_job_a_schedule_and_a_sensor(
     schedule = definitions.resolve_schedule_def("docs_sync_schedule")
     assert schedule.cron_schedule == "*/5 * * * *"
     assert schedule.job_name == "docs_sync"
+    audit = definitions.resolve_schedule_def("docs_audit_schedule")
+    assert audit.cron_schedule == "*/7 * * * *"
+    assert audit.job_name == "docs_audit"
+    assert audit.default_status is dg.DefaultScheduleStatus.RUNNING
     sensor = definitions.resolve_sensor_def("docs_sensor")
     assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
 
@@ -85,18 +86,6 @@ def test_only_true_passes_and_cannot_tell_says_so(component: IndexComponent, sta
         assert evaluation.metadata["observed"].value == "seen"
         said = "seen" if state is State.TRUE else f"{state}: seen"
         assert evaluation.description == said
-
-
-@given(attempts=st.integers(0, 5000), passed=st.floats(0, 1e6))
-def test_the_back_off_doubles_up_to_its_cap(attempts: int, passed: float) -> None:
-    cursor = Cursor(attempts=attempts, asked_at=0.0)
-    waits = 0 if attempts == 0 else min(_BACK_OFF * 2 ** (attempts - 1), _BACK_OFF_CAP)
-    assert cursor.may_ask(passed) == (passed >= waits)
-
-
-def test_a_cursor_survives_being_stored() -> None:
-    cursor = Cursor("{}", 1.5, 3, 2.5)
-    assert Cursor(**json.loads(json.dumps(cursor.__dict__))) == cursor
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from agent_pipelines.indexing import counting
 from agent_pipelines.indexing.chunking import (
     Chunk,
     Chunker,
     ChunkerSpec,
     chunk_id,
     content_hash_of,
+    counting,
 )
 from agent_pipelines.indexing.ledger import ChunkRow
 from agent_pipelines.indexing.sources import Document, DocumentError, Ref

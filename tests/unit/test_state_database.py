@@ -16,7 +16,7 @@ from sqlalchemy.exc import StatementError
 
 from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.state.engine import open_engine, write
-from agent_pipelines.state.tables import chunks, listings, metadata, partitions
+from agent_pipelines.state.tables import answers, chunks, listings, metadata, partitions
 from agent_pipelines.state.upsert import upsert
 
 
@@ -186,3 +186,31 @@ def test_a_database_of_the_first_version_is_upgraded_and_keeps_what_was_in_step(
     at = datetime(2026, 11, 1, 11, tzinfo=UTC)
     assert tuple(partition) == ("C", 0, 1, "digest", at)
     assert (chunk.chunk_id, chunk.state, chunk.text_hash) == ("id", "present", "")
+
+
+def test_answers_given_before_they_were_labelled_take_the_label_of_their_batch(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    config = Config()
+    config.set_main_option("script_location", "agent_pipelines.state:migrations")
+    with create_engine(url).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        connection.execute(
+            text(
+                "INSERT INTO batches (batch_id, agent, state, false_signals, started_at) "
+                "VALUES ('b', 'a', 'finished', '[\"fresh\"]', '2026-11-01 12:00:00')"
+            )
+        )
+        for batch in ("b", "unknown"):
+            connection.execute(
+                text(
+                    "INSERT INTO answers (batch_id, task_id, outcome, citations, turns, "
+                    "tool_calls, prompt_tokens, completion_tokens, seconds, finished_at) "
+                    f"VALUES ('{batch}', 't', 'ok', '[]', 1, 0, 1, 1, 1.0, '2026-11-01 12:00:00')"
+                )
+            )
+    with open_engine(url).connect() as connection:
+        labels = dict(connection.execute(select(answers.c.batch_id, answers.c.false_signals)).all())
+    assert labels == {"b": ["fresh"], "unknown": []}

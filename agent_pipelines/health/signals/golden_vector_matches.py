@@ -1,19 +1,14 @@
 """The model behind the name: the golden text embedded again, against what the generation has."""
 
-import numpy as np
-
 from agent_pipelines.health.signal import Reading, Signal, State, holds
-from agent_pipelines.health.view import CannotTellError, View
-from agent_pipelines.indexing.golden import MIN_COSINE, cosine, golden_vector
+from agent_pipelines.health.view import View
+from agent_pipelines.indexing.golden import MIN_COSINE
 
 
 def _evaluate(view: View) -> Reading:
-    if view.generation.fingerprint != view.index.spec.fingerprint:
-        raise CannotTellError("the generation was built under another spec, by another embedder")
-    if view.generation.golden_vector is None:
+    likeness = view.golden_likeness
+    if likeness is None:
         return Reading(State.TRUE, "nothing was embedded yet", "nothing to compare")
-    before = np.asarray(view.generation.golden_vector, np.float32)
-    likeness = cosine(before, golden_vector(view.index.embedder))
     return holds(likeness >= MIN_COSINE, f"cosine {likeness:.5f}", f"at least {MIN_COSINE}")
 
 

@@ -10,15 +10,23 @@ _FAULTS: tuple[Fault, ...] = ("missing", "orphan", "altered", "foreign spec")
 def _evaluate(view: View) -> Reading:
     census = view.census
     counts = {fault: census.count(fault) for fault in _FAULTS}
-    summary = ", ".join(f"{count} {fault}" for fault, count in counts.items() if count)
+    faults = [f"{count} {fault}" for fault, count in counts.items() if count]
+    twice = view.ledger.twice(limit=20)
+    if twice:
+        faults.append(f"{len(twice)} in the same place of a document")
+    if (counted := view.index.store.count(view.generation.collection)) != census.objects:
+        faults.append(f"counted as {counted}")
     return Reading(
-        State.FALSE if summary else State.TRUE,
-        observed=f"{census.objects} objects" + (f": {summary}" if summary else ""),
+        State.FALSE if faults else State.TRUE,
+        observed=f"{census.objects} objects" + (f": {', '.join(faults)}" if faults else ""),
         expected="every id of the ledger once, with the content it was given, and no other",
         evidence=[
-            {"chunk": id_, "fault": fault}
-            for fault in _FAULTS
-            for id_, _ in census.details(fault, limit=20)
+            *(
+                {"chunk": id_, "fault": fault}
+                for fault in _FAULTS
+                for id_, _ in census.details(fault, limit=20)
+            ),
+            *({"chunk": id_, "fault": "same place"} for id_ in twice),
         ],
     )
 

@@ -1,39 +1,45 @@
-"""The serving path: what was written last is found when it is searched for."""
+"""The serving path: what the store holds is found when it is searched for."""
 
+import uuid
+
+from agent_pipelines.health.probes import missed
 from agent_pipelines.health.signal import Reading, Signal, State
 from agent_pipelines.health.view import View
 
-#: How many of the most recently written documents are searched for.
-_PROBES = 5
-
-#: A known item must be among this many hits; its twin in another document may come first.
-_WITHIN = 10
+#: How many of the most recently written documents are searched for, and how many chunks of any
+#: age: other ones every time.
+_NEWEST, _OTHERS = 5, 15
 
 
 def _evaluate(view: View) -> Reading:
     ledger = view.index.ledger(view.snapshot.collection)
-    known = view.index.store.get(view.snapshot.collection, ledger.sample(newest=_PROBES))
-    missed = []
-    for stored in known.values():
-        chunk = stored.chunk
-        # By meaning alone: the words of a chunk would find it where its vector is lost.
-        found = view.searcher.search(view.index.name, chunk.text, limit=_WITHIN, alpha=1).hits
-        # Equal text in two chunks is equally near; finding either is finding it.
-        if not any(hit.chunk_id == chunk.id or hit.text == chunk.text for hit in found):
-            missed.append({"chunk": chunk.id, "document": chunk.document_id})
-    if not known and ledger.counts().chunks == 0:
+    ids = {*ledger.sample(newest=_NEWEST), *ledger.some(_OTHERS, after=str(uuid.uuid4()))}
+    if not ids and ledger.counts().chunks == 0:
         return Reading(State.TRUE, "the index is empty", "nothing to find")
+    held = view.index.store.get(view.snapshot.collection, list(ids))
+    misses = dict.fromkeys(ids - held.keys(), "the store does not hold it")
+    for id_, stored in held.items():
+        reason, _ = missed(view, stored, load_model=True)
+        if reason is not None:
+            misses[id_] = reason
+    # A sync may have replaced some meanwhile; of those nothing is expected any more.
+    entries = ledger.entries(list(misses))
+    evidence = [
+        {"chunk": id_, "document": entries[id_].document_id, "fault": reason}
+        for id_, reason in misses.items()
+        if id_ in entries and entries[id_].state == "present"
+    ]
     return Reading(
-        State.TRUE if known and not missed else State.FALSE,
-        observed=f"{len(known) - len(missed)} of {len(known)} known items found by search",
+        State.TRUE if ids and not evidence else State.FALSE,
+        observed=f"{len(ids) - len(evidence)} of {len(ids)} known items found, {view.serving.name}",
         expected="all of them",
-        evidence=missed,
+        evidence=evidence,
     )
 
 
 SIGNAL = Signal(
     name="known_items_found",
-    statement="chunks that were written last are found by searching for their text",
+    statement="chunks that were written last, and others by chance, are found by their text",
     severity="page",
     depth="audit",
     guards="live",

@@ -1,7 +1,7 @@
 """Markdown and its front matter.
 
 Belongs here: the YAML block before the text, as documentation generators know it. Does not belong
-here: reading Markdown's structure (`cutting.py`).
+here: reading Markdown's structure (`chunking/blocks.py`).
 """
 
 import json

@@ -5,6 +5,7 @@ Belongs here: everything of the benchmark that imports the engine. Does not belo
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import protocol
@@ -12,8 +13,12 @@ import standin
 import synthetic
 from tokenizers import Tokenizer
 
+from agent_pipelines.health.evaluate import look
+from agent_pipelines.health.signal import State
+from agent_pipelines.health.signals import catalogue
+from agent_pipelines.health.view import View
 from agent_pipelines.indexing.chunking import Chunker, ChunkerSpec
-from agent_pipelines.indexing.embedding import Embedder, EmbedderIdentity, Vectors
+from agent_pipelines.indexing.embedding import Embedder, EmbedderIdentity, Vectors, embed_checked
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.live import commit
 from agent_pipelines.indexing.sources import Document, Ref, Source
@@ -88,6 +93,31 @@ class Ours:
             for chunk in chunker.chunks(source.load(ref), index="any", fingerprint="any")
         ]
         return protocol.write_expected(file, pairs)
+
+    def signals(self, folder: str) -> dict[str, Any]:
+        """The signals that are not true, by name."""
+        with View(self._index(folder), committed=True) as view:
+            readings = look(view, catalogue())
+        return {
+            "not_true": {
+                signal.name: f"{reading.state}: {reading.observed}"
+                for signal, reading in readings.items()
+                if reading.state is not State.TRUE
+            }
+        }
+
+    def alone(self, folder: str) -> dict[str, Any]:
+        """The model on every text of the folder, each once, cut before the clock starts."""
+        source = _source(folder)
+        chunker = Chunker(self._chunker, self._embedder.tokenizer())
+        texts = {
+            chunk.text
+            for ref in source.list()
+            for chunk in chunker.chunks(source.load(ref), index="any", fingerprint="any")
+        }
+        started = perf_counter()
+        embed_checked(self._embedder, list(texts))
+        return {"texts": len(texts), "embedding": perf_counter() - started}
 
     def vectors(self, texts: Sequence[str]) -> dict[str, Any]:
         return {"vectors": self._embedder.embed(texts).tolist()}

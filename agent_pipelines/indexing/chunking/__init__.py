@@ -1,7 +1,7 @@
 """Document → chunks: token-bounded pieces whose boundaries survive edits.
 
-Belongs here: what a chunk is, and what its id and hash are made of. Does not belong here: where
-text is cut (`cutting.py`), the tokenizer (it is the embedder's own) or anything about vectors.
+Belongs here: what a chunk is, and what its id and hash are made of; beside this file, where text
+is cut. Does not belong here: the tokenizer (it is the embedder's own) or anything about vectors.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agent_pipelines.indexing.cutting import Cutter
+from agent_pipelines.indexing.chunking.cutting import Cutter
 from agent_pipelines.indexing.sources import Document, DocumentError
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Where a text is cut: by its structure, then by its own words, never by what was cut before.
 
 Belongs here: which boundaries become cuts. Does not belong here: what a text's boundaries are
-(`blocks.py`), or what a chunk is beyond its text (`chunking.py`).
+(`blocks.py`), or what a chunk is beyond its text (`__init__.py`).
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent_pipelines.indexing.blocks import (
+from agent_pipelines.indexing.chunking.blocks import (
     ANNOUNCED,
     COST,
     LAST_HEADING,
@@ -20,7 +20,7 @@ from agent_pipelines.indexing.blocks import (
     Block,
     blocks_of,
 )
-from agent_pipelines.indexing.counting import SPACE, TokenCounter
+from agent_pipelines.indexing.chunking.counting import SPACE, TokenCounter
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from markdown_it import MarkdownIt
 
-from agent_pipelines.indexing.counting import SPACE
+from agent_pipelines.indexing.chunking.counting import SPACE
 
 # Ranks: how much a boundary separates; the smaller the rank, the more. Headings are 1 to 6; what a
 # heading or a term announces is hardly separated from it.

@@ -1,0 +1,120 @@
+"""What a scrape gets: the last look at every subject, with the age that it has by now.
+
+Belongs here: names, labels and help of the metrics. Does not belong here: taking readings
+(`worker.py`), or any call to what they are of: a scrape waits for nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from time import monotonic
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from agent_pipelines.health.exporter.ageing import Bounds, Shown, shown
+from agent_pipelines.health.exporter.worker import Seen
+from agent_pipelines.health.signal import Signal, State
+
+PREFIX = "agent_pipelines"
+
+#: Numbers beside the signals: their labels, and what they are.
+NUMBERS: dict[str, tuple[tuple[str, ...], str]] = {
+    "staleness_seconds": (("index",), "Age of the oldest source change that is not live."),
+    "snapshot_sequence": (("index",), "Number of the newest committed snapshot."),
+    "snapshot_age_seconds": (("index",), "Since that was committed."),
+    "documents": (("index", "state"), "Documents in the ledger of what is live, by state."),
+    "chunks": (("index",), "Chunks that the ledger says are live."),
+    "repair_attempts": (("index",), "Repairs asked for since one last got anywhere."),
+}
+
+_LABELS = {state: str(state).replace(" ", "_") for state in State}
+
+
+class Readings(Collector):
+    """Makes the metrics anew for every scrape, from what the workers have seen."""
+
+    def __init__(
+        self, seen: Callable[[], Sequence[Seen]], sequence: Callable[[], int], bounds: Bounds
+    ) -> None:
+        self._seen = seen
+        self._sequence = sequence
+        self._bounds = bounds
+
+    def collect(self) -> Iterator[Metric]:
+        now, wall, seen = monotonic(), datetime.now(UTC), self._seen()
+        yield from self._signals(seen, now, wall)
+        yield from self._numbers(seen, now)
+        yield from self._exporter(seen, now)
+
+    def _signals(self, seen: Sequence[Seen], now: float, wall: datetime) -> Iterator[Metric]:
+        labels = ["subject", "signal"]
+        states = _gauge(
+            "signal", "1 for the state that the signal is in.", [*labels, "severity", "state"]
+        )
+        ages = _gauge("signal_age_seconds", "Since the reading was taken.", labels)
+        since = _gauge("signal_state_seconds", "How long it has been in its state.", labels)
+        for one in seen:
+            for signal in one.signals:
+                told = tell(one, signal, self._bounds, now=now, wall=wall)
+                for state, label in _LABELS.items():
+                    states.add_metric(
+                        [one.subject, signal.name, signal.severity, label],
+                        float(state is told.state),
+                    )
+                ages.add_metric([one.subject, signal.name], told.age)
+                since.add_metric([one.subject, signal.name], told.in_state)
+        yield from (states, ages, since)
+
+    def _numbers(self, seen: Sequence[Seen], now: float) -> Iterator[Metric]:
+        families = {
+            name: _gauge(name, meaning, labels) for name, (labels, meaning) in NUMBERS.items()
+        }
+        for one in seen:
+            if one.ended is None or now - one.ended > self._bounds.tick:
+                continue  # an old number looks like a new one: rather none
+            for sample in one.samples:
+                labels = NUMBERS[sample.metric][0]
+                families[sample.metric].add_metric(
+                    [sample.labels[label] for label in labels], sample.value
+                )
+        yield from families.values()
+
+    def _exporter(self, seen: Sequence[Seen], now: float) -> Iterator[Metric]:
+        sequence = CounterMetricFamily(
+            f"{PREFIX}_exporter_sequence", "Looks that this exporter has finished."
+        )
+        sequence.add_metric([], self._sequence())
+        age = _gauge("exporter_tick_age_seconds", "Since the last look ended.", ["subject"])
+        took = _gauge("exporter_tick_seconds", "How long that look took.", ["subject"])
+        for one in seen:
+            age.add_metric([one.subject], now - (one.born if one.ended is None else one.ended))
+            if one.ended is not None:
+                took.add_metric([one.subject], one.took)
+        yield from (sequence, age, took)
+
+
+def tell(seen: Seen, signal: Signal, bounds: Bounds, *, now: float, wall: datetime) -> Shown:
+    """A signal as it may be told now.
+
+    Args:
+        seen: the last look at its subject.
+        signal: which one.
+        bounds: how old readings may be.
+        now: by the clock that no one sets; it ages what this process has seen itself.
+        wall: the time of day; it ages what others have recorded.
+    """
+    bound = bounds.tick if signal.depth == "tick" else bounds.audit
+    reading = seen.readings.get(signal.name)
+    if reading is None or seen.ended is None:
+        return shown(None, age=now - seen.born, since=0, bound=bound)
+    if signal.depth == "tick":
+        age = now - seen.ended
+        since = age + (reading.evaluated_at - reading.since).total_seconds()
+    else:
+        age = max(0.0, (wall - reading.evaluated_at).total_seconds())
+        since = (wall - reading.since).total_seconds()
+    return shown(reading.state, age=age, since=max(0.0, since), bound=bound)
+
+
+def _gauge(name: str, meaning: str, labels: Sequence[str]) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"{PREFIX}_{name}", meaning, labels=list(labels))

@@ -1,0 +1,82 @@
+"""`/metrics`, `/health` and `/ready` over plain HTTP.
+
+Belongs here: the endpoints and their end. Does not belong here: what they tell.
+"""
+
+import socket
+from time import monotonic
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from agent_pipelines.errors import UserError
+from agent_pipelines.health.exporter.ageing import Bounds
+from agent_pipelines.health.exporter.metrics import Readings
+from agent_pipelines.health.exporter.worker import Fleet
+
+#: Scrapes under way get this long to finish after SIGTERM.
+_DRAIN_SECONDS = 2
+
+
+def build_app(fleet: Fleet, bounds: Bounds) -> Starlette:
+    """The application. Nothing in it waits for anything outside of this process."""
+    registry = CollectorRegistry()
+    registry.register(Readings(lambda: fleet.seen, lambda: fleet.sequence, bounds))
+
+    async def health(_request: Request) -> Response:
+        if fleet.alive:
+            return PlainTextResponse("alive\n")
+        return PlainTextResponse("a subject is not looked at any more\n", status_code=503)
+
+    async def ready(_request: Request) -> Response:
+        # One that hangs from the start is told as `cannot tell` by then, and keeps nobody waiting.
+        began = monotonic() - bounds.tick
+        waiting = [s.subject for s in fleet.seen if s.ended is None and s.born > began]
+        if not waiting:
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse(f"not looked at yet: {', '.join(waiting)}\n", status_code=503)
+
+    async def metrics(_request: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return Starlette(
+        routes=[
+            Route("/metrics", metrics, methods=["GET"]),
+            Route("/health", health, methods=["GET"]),
+            Route("/ready", ready, methods=["GET"]),
+        ]
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port, before anything else is begun.
+
+    Raises:
+        UserError: nothing can listen there.
+    """
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"the exporter cannot listen on {host} port {port}: {error}",
+            remedy="name another with --host and --port",
+        ) from error
+
+
+def serve(app: Starlette, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT, which is raised again then."""
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+    )
+    uvicorn.Server(config).run(sockets=[listener])

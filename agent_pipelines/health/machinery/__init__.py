@@ -1,0 +1,20 @@
+"""The catalogue of the machinery: one file per signal, found by looking. Each defines `SIGNAL`.
+
+Adding a signal is adding a file here, and nothing anywhere else. They are evaluated from outside
+of what they watch: by the exporter and by `status`, never by a Dagster run.
+"""
+
+import importlib
+import pkgutil
+
+from agent_pipelines.health.machine import Machinery
+from agent_pipelines.health.signal import Signal
+
+
+def catalogue() -> tuple[Signal[Machinery], ...]:
+    """Every signal of the machinery, by name; all of them are cheap enough for every tick."""
+    found = [
+        importlib.import_module(f"{__name__}.{module.name}").SIGNAL
+        for module in pkgutil.iter_modules(__path__)
+    ]
+    return tuple(sorted(found, key=lambda signal: signal.name))

@@ -1,0 +1,82 @@
+"""What readers are told of an index from the recorded readings, and from their age."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine, update
+
+from agent_pipelines.health.evaluate import record
+from agent_pipelines.health.readers import MAY_BE_OLD, false_pages, not_true
+from agent_pipelines.health.signal import Reading, Signal, State
+from agent_pipelines.health.signals import catalogue
+from agent_pipelines.state.engine import open_engine, write
+from agent_pipelines.state.tables import signals
+
+
+@pytest.fixture
+def engine(state_url: str) -> Engine:
+    """All signals of index `docs` were true just now."""
+    opened = open_engine(state_url)
+    record(opened, "docs", {signal: Reading(State.TRUE, "all", "all") for signal in catalogue()})
+    return opened
+
+
+def said(engine: Engine) -> dict[str, tuple[str, str]]:
+    return {doubt.signal: (doubt.state, doubt.reason) for doubt in not_true(engine, "docs")}
+
+
+def named(name: str) -> Signal:
+    return next(signal for signal in catalogue() if signal.name == name)
+
+
+def age(engine: Engine, by: timedelta, *names: str) -> None:
+    with write(engine) as connection:
+        connection.execute(
+            update(signals)
+            .where(signals.c.name.in_(names))
+            .values(evaluated_at=datetime.now(UTC) - by)
+        )
+
+
+def test_where_all_is_well_nothing_is_said(engine: Engine) -> None:
+    assert said(engine) == {}
+
+
+def test_what_is_false_or_cannot_be_told_is_said_with_its_reason(engine: Engine) -> None:
+    readings = {
+        named("counts_match"): Reading(State.FALSE, "9 objects", "10"),
+        named("fresh"): Reading(State.CANNOT_TELL, "the mount is missing", ""),
+    }
+    record(engine, "docs", readings)
+    assert said(engine) == {
+        "counts_match": ("false", "9 objects"),
+        "fresh": ("cannot tell", "the mount is missing"),
+    }
+    assert [doubt.signal for doubt in false_pages(not_true(engine, "docs"))] == ["counts_match"]
+
+
+def test_an_index_that_nobody_ever_looked_at_is_not_said_to_be_well(engine: Engine) -> None:
+    doubts = not_true(engine, "another")
+    assert {doubt.signal for doubt in doubts} == {signal.name for signal in catalogue()}
+    assert {(doubt.state, doubt.since) for doubt in doubts} == {("cannot tell", None)}
+
+
+def test_a_dead_watcher_shows_in_every_result(engine: Engine) -> None:
+    """The last thing it said was that all is well; nobody has looked since."""
+    beyond = MAY_BE_OLD["tick"] + timedelta(minutes=1)
+    age(engine, beyond, *(signal.name for signal in catalogue()))
+    found = said(engine)
+    assert set(found) == {signal.name for signal in catalogue() if signal.depth == "tick"}
+    for state, reason in found.values():
+        assert state == "cannot tell"
+        assert "not evaluated for 180 s" in reason
+    age(engine, timedelta(days=2), *(signal.name for signal in catalogue()))
+    assert set(said(engine)) == {signal.name for signal in catalogue()}
+
+
+def test_bad_news_does_not_get_better_with_age(engine: Engine) -> None:
+    record(engine, "docs", {named("counts_match"): Reading(State.FALSE, "9 objects", "10")})
+    age(engine, timedelta(days=2), "counts_match")
+    state, reason = said(engine)["counts_match"]
+    assert state == "false"
+    assert "9 objects; last evaluated 17280" in reason
