@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
-from agent_pipelines.errors import UserError
-from agent_pipelines.indexing import changes
+from agent_pipelines.errors import UnavailableError, UserError
+from agent_pipelines.indexing import changes, generations
 from agent_pipelines.indexing.chunking import Chunk
 from agent_pipelines.indexing.embedding import Vectors, embed_checked
 from agent_pipelines.indexing.index import Index
@@ -145,9 +145,12 @@ class IndexSearcher:
 
         Raises:
             UserError: there is no such index, or it was never committed.
-            UnavailableError: the store or the state database does not answer.
+            UnavailableError: the store or the state database does not answer, or what is live was
+                built by another embedder than this process has.
         """
-        vector = embed_checked(self._get(index).embedder, [query])[0]
+        found = self._get(index)
+        _check_model(found)
+        vector = embed_checked(found.embedder, [query])[0]
         return self.search_near(index, query, vector, limit=limit, filters=filters, alpha=alpha)
 
     def search_near(
@@ -191,6 +194,19 @@ class IndexSearcher:
                 remedy=f"run: agent-pipelines sync {index.name}",
             )
         return snapshot
+
+
+def _check_model(index: Index) -> None:
+    """A query that another model encodes would find anything: rather nothing, and say so."""
+    built = generations.live(index.engine, index.name)
+    if built is not None and built.embedder != index.embedder.identity:
+        raise UnavailableError(
+            f"what is live of index {index.name!r} was built by embedder {built.embedder.name} "
+            f"({built.embedder.digest[:10]}), and here queries are encoded by "
+            f"{index.embedder.identity.name} ({index.embedder.identity.digest[:10]})",
+            remedy="wait for the sync that builds it anew, or restart what still has the embedder "
+            "from before",
+        )
 
 
 def read_filters(conditions: Sequence[str]) -> Sequence[Filter]:

@@ -16,7 +16,7 @@ import psutil
 from sqlalchemy import Connection, Engine, select, update
 
 from agent_pipelines.errors import UnavailableError, UserError
-from agent_pipelines.state.engine import alone, write
+from agent_pipelines.state.engine import alone, read, write
 from agent_pipelines.state.tables import leases
 from agent_pipelines.state.upsert import upsert
 
@@ -105,6 +105,17 @@ def hold(engine: Engine, name: str, *, rival: Callable[[str], bool] = _no_rival)
                 .where(leases.c.name == name, leases.c.token == lease.token)
                 .values(expires_at=datetime.now(UTC), holder="")
             )
+
+
+def is_held(engine: Engine, name: str) -> bool:
+    """Whether somebody writes under this name, or a part of what it names (`index docs 2/4`)."""
+    columns = leases.c
+    mine = (columns.name == name) | columns.name.startswith(f"{name} ", autoescape=True)
+    query = select(columns.holder).where(
+        mine, columns.holder != "", columns.expires_at > datetime.now(UTC)
+    )
+    with read(engine) as connection:
+        return any(not is_dead(holder) for holder in connection.scalars(query))
 
 
 def _keep(lease: Lease, done: Event) -> None:

@@ -4,6 +4,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from agent_pipelines.indexing.chunking import ChunkerSpec
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.live import commit
 from agent_pipelines.indexing.sources.files import Files
+from agent_pipelines.state import leases
 from agent_pipelines.state.engine import open_engine
 from resources.weaviate import WeaviateResource, WeaviateStore
 from tests.engine import document, named_index, run_sync
@@ -31,7 +33,7 @@ class Busy:
 
     def __init__(self, index: Index, folder: Path) -> None:
         self.index = index
-        """As it is configured now."""
+        """As it is configured, and who syncs has noticed."""
         self.syncs = 0
         self._folder = folder
         self._random = random.Random(1)
@@ -78,12 +80,22 @@ class Busy:
 
     def _sync(self) -> None:
         self.syncs += 1
-        if self.syncs % _REBUILD_EVERY == 0:
-            tokens = 96 if self.index.chunker.tokens == 128 else 128
-            self.index = replace(self.index, chunker=ChunkerSpec(tokens, 0))
-        index = self.index
-        run_sync(index, accept_deletions=True)
-        commit(index)
+        if self.syncs % _REBUILD_EVERY:
+            run_sync(self.index, accept_deletions=True)
+        else:
+            self._rebuild()
+        commit(self.index)
+
+    def _rebuild(self) -> None:
+        """A sync under another spec, which is configured as far as others see once it has begun."""
+        tokens = 96 if self.index.chunker.tokens == 128 else 128
+        rebuilt = replace(self.index, chunker=ChunkerSpec(tokens, 0))
+        with ThreadPoolExecutor(1) as beside:
+            done = beside.submit(run_sync, rebuilt, accept_deletions=True)
+            while not (done.done() or leases.is_held(rebuilt.engine, f"index {rebuilt.name}")):
+                self._over.wait(0.005)
+            self.index = rebuilt
+            done.result()
 
 
 @pytest.mark.parametrize("looks", [60, pytest.param(1_000, marks=pytest.mark.slow)])
