@@ -134,7 +134,6 @@ class DagsterOrchestrator:
             ticked=_moment(ticked) if ticked else None,
             failures=failed,
             error=_first_line(ticks[0].error.message) if failed and ticks[0].error else "",
-            cursor=getattr(data, "cursor", None) or "",
         )
 
     def _ticks(self, state: "InstigatorState") -> Sequence[Any]:

@@ -4,7 +4,6 @@ Belongs here: which subjects there are, with what connections each is looked at,
 not belong here: their clocks and metrics (`health/exporter/`).
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agent_pipelines.components.index import IndexComponent
 from agent_pipelines.errors import UserError
-from agent_pipelines.health import machinery
+from agent_pipelines.health import machinery, repair
 from agent_pipelines.health.evaluate import Recorded, look, record, recorded, tick
 from agent_pipelines.health.exporter.ageing import Bounds
 from agent_pipelines.health.exporter.server import build_app, listen, serve
@@ -111,6 +110,8 @@ class IndexSubject:
         return Look(readings, known, samples)
 
     def _samples(self, engine: Engine, known: Mapping[str, Recorded]) -> Iterator[Sample]:
+        tried = repair.attempts(engine, self.name).values()
+        yield self._sample("repair_attempts", max((each.attempts for each in tried), default=0))
         since = changes.oldest(engine, self.name)
         if since is not None:
             yield self._sample("staleness_seconds", _age(since))
@@ -175,8 +176,7 @@ class MachinerySubject:
             memory=self._memory,
         ) as view:
             readings = look(view, self.signals)
-            samples = list(self._attempts(view))
-        known, _ = _kept(self.name, readings, lambda _engine, _known: ())
+        known, samples = _kept(self.name, readings, lambda _engine, _known: ())
         return Look(readings, known, samples)
 
     def _load(self) -> None:
@@ -206,13 +206,6 @@ class MachinerySubject:
         if not timedelta(0) <= now - self._looked <= self._asleep:
             self._memory.since = now
         self._looked = now
-
-    def _attempts(self, view: Machinery) -> Iterator[Sample]:
-        with suppress(Exception):  # whatever it is, the signals that asked as well have said it
-            cursors = {watcher.name: watcher.cursor for watcher in view.watchers}
-            for name in self._indexes:
-                cursor = json.loads(cursors.get(f"{name}_sensor") or '{"attempts": 0}')
-                yield Sample("repair_attempts", {"index": name}, cursor["attempts"])
 
 
 def _kept(

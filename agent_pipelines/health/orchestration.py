@@ -43,8 +43,6 @@ class Watcher:
     """How many of its newest ticks failed, without one between that did not."""
     error: str = ""
     """What the newest of these said."""
-    cursor: str = ""
-    """What it remembers between ticks; empty where it remembers nothing."""
 
 
 @dataclass(frozen=True)

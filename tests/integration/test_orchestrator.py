@@ -111,7 +111,7 @@ def test_a_sensor_that_ticks(instance: dg.DagsterInstance) -> None:
     now = datetime.now(UTC)
     started = (now - 20 * SECOND).timestamp()
     data = SensorInstigatorData(
-        last_tick_start_timestamp=started, last_sensor_start_timestamp=started - 99, cursor="{}"
+        last_tick_start_timestamp=started, last_sensor_start_timestamp=started - 99
     )
     state = knows(instance, InstigatorType.SENSOR, "looks", data)
     ticked(instance, state, now - 80 * SECOND, TickStatus.SKIPPED)
@@ -119,7 +119,7 @@ def test_a_sensor_that_ticks(instance: dg.DagsterInstance) -> None:
         ticked(instance, state, now - seconds * SECOND, TickStatus.FAILURE)
     ticked(instance, state, now - 20 * SECOND, TickStatus.STARTED)
     seen = watchers(instance, now)["looks"]
-    assert (seen.on, seen.cursor, seen.ticked) == (True, "{}", now - 20 * SECOND)
+    assert (seen.on, seen.ticked) == (True, now - 20 * SECOND)
     assert seen.due == now - 30 * SECOND - GRACE
     assert (seen.failures, seen.error) == (2, "no module named docs")
 
