@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from agent_pipelines.components import retention
-from agent_pipelines.loading import PACKAGED_ASSETS, load_assets
+from agent_pipelines.loading import PACKAGED_ASSETS, Loaded, load_assets
 from agent_pipelines.settings import Settings
 
 
@@ -25,14 +25,19 @@ def build_defs(
         resource_overrides: resources by name, instead of those of `resources/`.
     """
     folder = assets or Settings().agent_pipelines_assets or PACKAGED_ASSETS
+    return definitions_of(load_assets(folder.expanduser()), resource_overrides)
+
+
+def definitions_of(
+    loaded: Loaded, resource_overrides: Mapping[str, Any] | None = None
+) -> dg.Definitions:
+    """Everything that Dagster loads where this is the folder of assets."""
     bound = dg.Definitions(
         resources={**_resources(), **(resource_overrides or {})},
         # One process per run: steps share the loaded embedder. In a cluster a run is a pod.
         executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(
-        load_assets(folder.expanduser()).definitions, retention.build(), bound
-    )
+    return dg.Definitions.merge(loaded.definitions, retention.build(), bound)
 
 
 def _resources() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, func, select
 
 from agent_pipelines.components.configured_index import ConfiguredIndex
 from agent_pipelines.components.index_sensor import IN_PROGRESS, SIGNAL_TAG
+from agent_pipelines.definitions import definitions_of
 from agent_pipelines.errors import UserError
 from agent_pipelines.health import machinery, repair
 from agent_pipelines.health.evaluate import Recorded, evaluate, recorded, tick
@@ -126,7 +127,7 @@ def machinery_status(loaded: Loaded, state_dir: Path, daemon: Daemon | None) -> 
         state_dir: the folder that must take writes.
         daemon: the one that is expected to run; None where none is.
     """
-    watchers = wanted(loaded.definitions)
+    watchers = wanted(definitions_of(loaded))
     with Machinery(
         state_dir=state_dir,
         state=StateResource().engine,

@@ -4,6 +4,9 @@ Belongs here: heartbeats, states of sensors and schedules, and ticks. Does not b
 which Dagster's own API makes.
 """
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,19 +32,36 @@ from dagster._utils.error import SerializableErrorInfo
 from resources.orchestrator import Wanted
 
 
-def is_at_work(instance: dg.DagsterInstance, wanted: list[Wanted]) -> dict[str, InstigatorState]:
-    """As if one had just started, and switched on all of these; their states by name."""
-    now = datetime.now(UTC).timestamp()
-    for daemon in instance.get_required_daemon_types():
-        instance.add_daemon_heartbeat(DaemonHeartbeat(now, daemon, "here", []))
-    return {
-        one.name: knows(instance, InstigatorType.SENSOR, one.name, SensorInstigatorData(now))
-        if one.kind == "sensor"
-        else knows(
-            instance, InstigatorType.SCHEDULE, one.name, ScheduleInstigatorData(one.cron, now)
-        )
-        for one in wanted
-    }
+@contextmanager
+def at_work(
+    instance: dg.DagsterInstance, wanted: list[Wanted]
+) -> Iterator[dict[str, InstigatorState]]:
+    """As if one were alive, and ticked all of these in time; their states by name."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while True:
+            now = datetime.now(UTC).timestamp()
+            for daemon in instance.get_required_daemon_types():
+                instance.add_daemon_heartbeat(DaemonHeartbeat(now, daemon, "here", []))
+            if ended.wait(20):
+                return
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    later = datetime.now(UTC).timestamp() + 3_600
+    try:
+        yield {
+            one.name: knows(instance, InstigatorType.SENSOR, one.name, SensorInstigatorData(later))
+            if one.kind == "sensor"
+            else knows(
+                instance, InstigatorType.SCHEDULE, one.name, ScheduleInstigatorData(one.cron, later)
+            )
+            for one in wanted
+        }
+    finally:
+        ended.set()
+        beating.join()
 
 
 def origin(name: str, location: str = "agent_pipelines") -> RemoteInstigatorOrigin:

@@ -43,7 +43,7 @@ class StandinExporter(Collector):
     ticked_at: dict[str, float] = field(default_factory=dict)
     """Where a subject's last tick was not the last one of all."""
     audited_at: float | None = None
-    """Where audits have stopped."""
+    """Where audits have stopped; minus infinity: there was none."""
     without: Callable[[str, Mapping[str, str]], bool] = lambda _name, _labels: False
     """What is not said."""
     answers: bool = True
@@ -75,13 +75,16 @@ class StandinExporter(Collector):
         last_tick = self.now // TICK * TICK
         last_audit = self.now // AUDIT * AUDIT if self.audited_at is None else self.audited_at
         for subject, signal in self.subjects():
-            at = self.ticked_at.get(subject, last_tick) if signal.depth == "tick" else last_audit
+            tick = signal.depth == "tick"
+            age = self.now - (self.ticked_at.get(subject, last_tick) if tick else last_audit)
             key = {"subject": subject, "signal": signal.name}
             actual = self.states.get((subject, signal.name), "true")
+            if age > (3 * TICK if tick else 2 * AUDIT):
+                actual = "cannot_tell"  # a reading this old is not repeated
             for state in ("true", "false", "cannot_tell"):
                 labels = {**key, "severity": signal.severity, "state": state}
                 say("signal", float(state == actual), **labels)
-            say("signal_age_seconds", self.now - at, **key)
+            say("signal_age_seconds", age, **key)
             say("signal_state_seconds", self.now, **key)
         for subject in dict.fromkeys(subject for subject, _ in self.subjects()):
             say(
@@ -91,14 +94,18 @@ class StandinExporter(Collector):
             )
             say("exporter_tick_seconds", 0.2, subject=subject)
         for name, index in self.indexes.items():
+            if self.now - self.ticked_at.get(name, self.now) > 3 * TICK:
+                continue  # nor is a number
             say("staleness_seconds", index.staleness, index=name)
             say("snapshot_sequence", index.sequence, index=name)
+            say("repair_attempts", index.attempts, index=name)
+            if index.sequence == 0:
+                continue  # never committed
             say("snapshot_age_seconds", self.now % 300, index=name)
             say("documents", index.documents - index.pending, index=name, state="indexed")
             say("documents", 0, index=name, state="failed")
             say("documents", index.pending, index=name, state="pending")
             say("chunks", 10 * index.documents, index=name)
-            say("repair_attempts", index.attempts, index=name)
         yield from gauges.values()
         ticks = CounterMetricFamily("agent_pipelines_exporter_sequence", "finished ticks")
         ticks.add_metric([], self.ticks)

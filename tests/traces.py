@@ -9,6 +9,8 @@ per series in promtool's notation: `1+0x19` is twenty times 1, `0+30x9` ten valu
 time, `_` nothing, `stale` not there any more. A healthy hour of two indexes is some 20 KB.
 """
 
+import math
+import re
 import threading
 import time
 import urllib.request
@@ -16,10 +18,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from prometheus_client.parser import text_string_to_metric_families
-
-#: Only our own metrics are kept, not those of the process and its libraries.
+#: How our own metrics begin.
 _OURS = "agent_pipelines_"
+
+#: A series, whose labels may hold anything, and its values.
+_LINE = re.compile(r"(\w+(?:\{.*\})?) (.+)")
 
 #: An alert by name and subject.
 Fired = tuple[str, str]
@@ -36,14 +39,14 @@ class Trace:
 
     def add(self, text: str | None) -> None:
         """One scrape: the text of /metrics, or None where the exporter did not answer."""
-        for family in text_string_to_metric_families(text or ""):
-            for sample in family.samples:
-                if sample.name.startswith(_OURS) and not sample.name.endswith("_created"):
-                    labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()))
-                    values = self._series.setdefault(f"{sample.name}{{{labels}}}", [])
-                    values += [None] * (self.scrapes - len(values))
-                    # Tenths of a second are as exact as anything here.
-                    values.append(round(sample.value, 1))
+        for line in (text or "").splitlines():
+            # Comments, and what is of the process and its libraries, begin otherwise.
+            if line.startswith(_OURS):
+                name, _, value = line.rpartition(" ")
+                values = self._series.setdefault(name, [])
+                values += [None] * (self.scrapes - len(values))
+                # Tenths of a second are as exact as anything here.
+                values.append(round(float(value), 1))
         self.scrapes += 1
 
     @property
@@ -114,12 +117,11 @@ def parse(text: str) -> Told:
     """The trace of a file's text."""
     head, *lines = text.splitlines()
     _, every, _, seconds, _, *alerts = head.split()
-    pairs = (line.rpartition("} ") for line in lines)
     return Told(
         float(every),
         float(seconds),
         {(alert, subject) for alert, _, subject in (fired.partition("/") for fired in alerts)},
-        {f"{name}}}": values for name, _, values in pairs},
+        {name: values for line in lines for name, values in _LINE.findall(line)},
     )
 
 
@@ -141,7 +143,7 @@ def _notation(values: list[float | None]) -> str:
             continue
         step, length = 0.0, 1
         for before, value in zip(values[at:], values[at + 1 :], strict=False):
-            if value is None or before is None:
+            if value is None or before is None or not math.isfinite(value - before):
                 break
             if length == 1:
                 step = round(value - before, 1)
@@ -150,6 +152,10 @@ def _notation(values: list[float | None]) -> str:
             length += 1
         if length == 2:  # two values are no run yet: the second may begin a longer one
             length = 1
-        parts.append(f"{first:.12g}" if length == 1 else f"{first:.12g}{step:+g}x{length - 1}")
+        parts.append(_number(first) + (f"{step:+g}x{length - 1}" if length > 1 else ""))
         at += length
     return " ".join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:.12g}" if math.isfinite(value) else str(value).capitalize()

@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from agent_pipelines.components.index import IndexComponent
+from agent_pipelines.definitions import definitions_of
 from agent_pipelines.errors import UserError
 from agent_pipelines.health import machinery, repair
 from agent_pipelines.health.evaluate import Recorded, look, record, recorded, tick
@@ -161,13 +162,12 @@ class MachinerySubject:
         self._indexes: dict[str, IndexComponent] = {}
         self._loaded: Loaded | None = None
         self._broken: Mapping[str, str] = {}
-        self._memory = Memory(since=datetime.now(UTC))
-        self._looked = datetime.now(UTC)
+        self._memory = Memory()
 
     def look(self) -> Look:
         self._load()
-        self._wake()
-        watchers = wanted(self._loaded.definitions) if self._loaded else []
+        self._memory.look(datetime.now(UTC), longest=self._asleep)
+        watchers = wanted(definitions_of(self._loaded)) if self._loaded else []
         with Machinery(
             state_dir=self._settings.state_dir,
             state=StateResource().engine,
@@ -200,12 +200,6 @@ class MachinerySubject:
 
     def _home(self) -> Path:
         return self._settings.dagster_home or dagster_home.home(self._settings.state_dir)
-
-    def _wake(self) -> None:
-        now = datetime.now(UTC)
-        if not timedelta(0) <= now - self._looked <= self._asleep:
-            self._memory.since = now
-        self._looked = now
 
 
 def _kept(

@@ -220,9 +220,10 @@ def of_watching(signals: Sequence[Signal[Any]]) -> list[Alert]:
         *(
             Alert(
                 name="ReadingTooOld",
+                # Infinite is the age of what was never read: that is told as blind.
                 expr=(
                     "max by (subject) (agent_pipelines_signal_age_seconds{signal=~"
-                    f'"{"|".join(sorted(s.name for s in signals if s.depth == depth))}"}}) '
+                    f'"{"|".join(sorted(s.name for s in signals if s.depth == depth))}"}} < Inf) '
                     f"> {_TOO_OLD[depth]}"
                 ),
                 wait="1m",
@@ -241,20 +242,22 @@ def of_watching(signals: Sequence[Signal[Any]]) -> list[Alert]:
         ),
         Alert(
             name="CannotTell",
-            # What a long sync has in flight cannot be told, and that is no fault: it gets on.
+            # Not what a long sync has in flight, while it gets on; nor an index that was never
+            # committed (0). Till the first audit of a new index there are ten minutes.
             expr=(
                 'max by (subject, severity) (agent_pipelines_signal{state="cannot_tell"}) == 1\n'
                 "  unless on (subject) label_replace(\n"
-                "    sum by (index) (changes(agent_pipelines_documents[5m])) > 0,\n"
+                "    sum by (index) (changes(agent_pipelines_documents[5m])) > 0\n"
+                "      or max by (index) (agent_pipelines_snapshot_sequence) == 0,\n"
                 '    "subject", "$1", "index", "(.+)")'
             ),
-            wait="10m",
+            wait="15m",
             severity=None,
-            summary="{{ $labels.subject }}: for ten minutes it cannot be told whether it is true",
+            summary="{{ $labels.subject }}: for 15 minutes it cannot be told whether it is true",
             meaning="A part that must be asked does not answer: the source, the store, the state "
-            "database or the embedder. `agent-pipelines status` says which signals are blind and "
-            "why, `agent-pipelines doctor` asks each part. While a sync gets on, this stays "
-            "silent.",
+            "database or the embedder; or nobody looks any more, such as audits that do not run. "
+            "`agent-pipelines status` says which signals are blind and why, `agent-pipelines "
+            "doctor` asks each part. This stays silent while a sync gets on, and before the first.",
             page="cannot_tell.md",
         ),
         Alert(

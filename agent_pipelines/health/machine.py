@@ -32,6 +32,16 @@ class Memory:
     """Since when it has been looking without a gap. What fell asleep with it needs time to wake."""
     canary: int = 0
     """The last one that the state database gave back."""
+    looked: datetime | None = None
+
+    def look(self, now: datetime, *, longest: timedelta) -> None:
+        """Note that it looks now; after a longer pause than that it begins anew.
+
+        Also where the clock went back: how long it has been looking is not known then.
+        """
+        if self.looked is None or not timedelta(0) <= now - self.looked <= longest:
+            self.since = now
+        self.looked = now
 
 
 class Machinery:

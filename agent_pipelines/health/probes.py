@@ -1,15 +1,18 @@
 """What a probe of the serving path proves: a chunk searched for by its own text, and a miss.
 
-Belongs here: telling a fault from what an approximate search may do. Does not belong here: which
-chunks are searched for (`signals/`) or the way to the readers (`serving.py`, `resources/`).
+Belongs here: choosing chunks by chance, and telling a fault from what an approximate search may
+do. Does not belong here: how many are searched for (`signals/`) or the way to the readers
+(`serving.py`, `resources/tool_path.py`).
 """
 
+import uuid
 from collections.abc import Sequence
 
 import numpy as np
 
 from agent_pipelines.health.view import View
 from agent_pipelines.indexing.golden import MIN_COSINE, cosine
+from agent_pipelines.indexing.ledger import Ledger
 from agent_pipelines.indexing.search import Sighting
 from agent_pipelines.indexing.store import Stored
 
@@ -19,6 +22,11 @@ _LIMITS = (10, 50)
 #: A query within MIN_COSINE of the chunk's own vector is at most this angle from it; so whatever
 #: comes before the chunk is at most twice the angle away. cos 2a = 2 cos² a - 1.
 _NEAR = 2 * MIN_COSINE**2 - 1
+
+
+def by_chance(ledger: Ledger, count: int) -> list[str]:
+    """Ids of that many chunks, other ones every time, where there are so many: ids are hashes."""
+    return ledger.some(count, after=str(uuid.uuid4()))
 
 
 def missed(view: View, wanted: Stored, *, load_model: bool) -> tuple[str | None, Sighting | None]:

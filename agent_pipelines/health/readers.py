@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Engine, select
 
 from agent_pipelines.errors import UserError
-from agent_pipelines.health.signal import Signal, State
+from agent_pipelines.health.signal import State
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.search import Doubt, IndexSearcher, SearchResult
@@ -19,9 +19,9 @@ from agent_pipelines.indexing.store import Filter
 from agent_pipelines.state.engine import read
 from agent_pipelines.state.tables import signals as table
 
-#: How old a reading may be and still be news: a few times what passes between two of them where
-#: all is well, so that one that was skipped or slow makes no doubt of its own.
-MAY_BE_OLD = {"tick": timedelta(minutes=2), "audit": timedelta(minutes=30)}
+#: How old a reading may be and still be news, the same as for the alert on it: ten ticks, six
+#: audits, so that some that were skipped or slow make no doubt of their own.
+MAY_BE_OLD = {"tick": timedelta(minutes=5), "audit": timedelta(hours=1)}
 
 
 class BlockedError(UserError):
@@ -66,20 +66,19 @@ def not_true(engine: Engine, index: str) -> list[Doubt]:
             continue
         age = now - row.evaluated_at
         old = age > MAY_BE_OLD[signal.depth]
-        said = f"; last evaluated {age.total_seconds():.0f} s ago" if old else ""
-        if row.state == State.FALSE:
-            found.append(Doubt(signal.name, "false", row.since, row.observed + said))
-        elif row.state == State.CANNOT_TELL:
-            found.append(Doubt(signal.name, "cannot tell", row.since, row.observed + said))
+        for_ = timedelta(seconds=round(age.total_seconds()))
+        said = f"; last evaluated {for_} ago" if old else ""
+        if row.state != State.TRUE:
+            found.append(Doubt(signal.name, row.state, row.since, row.observed + said))
         elif old:
-            reason = f"not evaluated for {age.total_seconds():.0f} s; it was true then"
+            reason = f"not evaluated for {for_}; it was true then"
             found.append(Doubt(signal.name, "cannot tell", row.evaluated_at, reason))
     return found
 
 
 def false_pages(doubts: Sequence[Doubt]) -> list[Doubt]:
     """Those that are false and that somebody is woken for: nothing less ever blocks a reader."""
-    pages = {signal.name for signal in _pages()}
+    pages = {signal.name for signal in catalogue() if signal.severity == "page"}
     return [doubt for doubt in doubts if doubt.state == "false" and doubt.signal in pages]
 
 
@@ -127,7 +126,3 @@ class CheckedSearcher:
         if false and index.when_false == "block":
             raise BlockedError(result, false)
         return result
-
-
-def _pages() -> Sequence[Signal]:
-    return [signal for signal in catalogue() if signal.severity == "page"]

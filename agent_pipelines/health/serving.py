@@ -12,7 +12,7 @@ from agent_pipelines.indexing.store import Stored
 class InThisProcess:
     """Implements `ServingPath`."""
 
-    name = "in this process, for no search tool server runs"
+    name = "in this process (no search tool server runs)"
 
     def __init__(self, index: Index) -> None:
         self._searcher = IndexSearcher({index.name: index})

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import Engine, NullPool, create_engine, inspect, select
+from sqlalchemy import Engine, inspect, select
 
 from agent_pipelines.errors import UnavailableError
-from agent_pipelines.state.engine import read, schema_versions, write
+from agent_pipelines.state.engine import read, schema_versions, unpooled, write
 from agent_pipelines.state.tables import leases, metadata
 from agent_pipelines.state.upsert import upsert
 
@@ -37,8 +37,7 @@ class Proof:
 def present(engine: Engine) -> Engine:
     """The engine, where there is a database behind it.
 
-    Connecting to a SQLite database whose file is gone would make an empty one, where a person is
-    about to restore it.
+    Connections that were open when the file of a SQLite database went would go on without it.
 
     Raises:
         UnavailableError: its file is gone.
@@ -62,7 +61,7 @@ def prove(engine: Engine) -> Proof:
         UnavailableError: the database cannot be written.
     """
     written = _write(engine)
-    afresh = create_engine(engine.url, poolclass=NullPool)
+    afresh = unpooled(engine)
     with read(afresh) as connection:
         tables = inspect(connection).get_table_names()
         found = (

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
@@ -55,8 +55,9 @@ def open_engine(url: str) -> Engine:
     sqlite = parsed.get_backend_name() == "sqlite"
     shown = parsed.render_as_string(hide_password=True)
     try:
-        if sqlite and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        if file := _file(parsed) if sqlite else None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
         engine = create_engine(
             parsed,
             pool_pre_ping=not sqlite,
@@ -77,6 +78,14 @@ def open_engine(url: str) -> Engine:
             "AGENT_PIPELINES_STATE_DIR to one that is",
         ) from error
     return engine
+
+
+def unpooled(engine: Engine) -> Engine:
+    """The same database, over connections that nobody has used before."""
+    afresh = create_engine(engine.url, poolclass=NullPool)
+    if engine.dialect.name == "sqlite":
+        _configure_sqlite(afresh)
+    return afresh
 
 
 @contextmanager
@@ -124,7 +133,22 @@ def _answering(engine: Engine) -> Iterator[None]:
         ) from error
 
 
+def _file(url: URL) -> Path | None:
+    """Where a SQLite database lies, if not in memory."""
+    name = url.database
+    return None if not name or name == ":memory:" or name.startswith("file:") else Path(name)
+
+
 def _configure_sqlite(engine: Engine) -> None:
+    if file := _file(engine.url):
+
+        @event.listens_for(engine, "do_connect")
+        def on_connecting(_dialect: Any, _record: Any, arguments: Any, more: Any) -> None:
+            # Not `rwc`, the default: where the file is gone, whoever had it open would make an
+            # empty one in the place that a person is about to restore it to.
+            arguments[0] = f"{file.absolute().as_uri()}?mode=rw"
+            more["uri"] = True
+
     @event.listens_for(engine, "connect")
     def on_connect(dbapi_connection: Any, _record: Any) -> None:
         # The driver's own transaction handling commits around DDL; ours begins below.

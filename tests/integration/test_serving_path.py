@@ -231,8 +231,11 @@ def test_a_server_that_hangs_or_is_gone_cannot_be_told_and_is_not_false(
     committed: Index, serve: Serve
 ) -> None:
     served = serve(committed)
-    served.process.send_signal(signal.SIGSTOP)
     try:
+        with View(served.index, committed=True) as view:
+            assert look(view, [CANARY])[CANARY].state is State.TRUE
+            served.process.send_signal(signal.SIGSTOP)
+            assert look(view, [KNOWN])[KNOWN].state is State.CANNOT_TELL, "on an open connection"
         with View(served.index, committed=True) as view:
             readings = look(view, catalogue())
     finally:
@@ -294,7 +297,7 @@ def test_a_deleted_chunk_that_came_back_is_seen(
     store.write(collection_of(committed), [back.chunk], back.vector[None, :], back.fingerprint)
     reading = served.read(DELETED)
     assert reading.state is State.FALSE
-    assert reading.evidence == [{"chunk": back.chunk.id}]
+    assert reading.evidence == [{"chunk": back.chunk.id, "document": "d0.md"}]
 
 
 def test_results_say_what_is_not_true_as_soon_as_somebody_has_seen_it(

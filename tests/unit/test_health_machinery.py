@@ -60,6 +60,13 @@ def test_daemon_alive(age: timedelta | None, watched: timedelta, state: State) -
     assert daemon_alive.judge(beats, NOW, watched).state is state
 
 
+def test_who_looks_again_after_a_gap_begins_anew() -> None:
+    memory = Memory()
+    for seconds, since in ((0, 0), (30, 0), (119, 0), (210, 210), (240, 210), (100, 100)):
+        memory.look(NOW + seconds * SECOND, longest=90 * SECOND)
+        assert memory.since == NOW + since * SECOND
+
+
 def watcher(**changes: Any) -> Watcher:
     """A sensor that ticked ten seconds ago."""
     values = {

@@ -105,6 +105,11 @@ def test_a_folder_whose_name_cannot_name_an_index_is_broken(assets: Path) -> Non
     loads_the_good_ones(loaded)
 
 
+def test_no_index_takes_the_name_that_the_machinery_is_watched_under(assets: Path) -> None:
+    add(assets, "machinery", INDEX)
+    assert "rename its folder" in load_assets(assets).broken["machinery"]
+
+
 def test_an_agent_of_a_broken_index_is_broken_too_and_says_which(assets: Path) -> None:
     add(assets, "good", INDEX + "  typo: 1\n")
     loaded = load_assets(assets)

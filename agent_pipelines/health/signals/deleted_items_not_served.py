@@ -15,7 +15,7 @@ def _evaluate(view: View) -> Reading:
         State.FALSE if served else State.TRUE,
         observed=f"{len(served)} of {len(ids)} deleted chunks served, {view.serving.name}",
         expected="none",
-        evidence=[{"chunk": id_} for id_ in served],
+        evidence=[{"chunk": id_, "document": ids[id_]} for id_ in served],
     )
 
 

@@ -1,8 +1,6 @@
 """The serving path: what the store holds is found when it is searched for."""
 
-import uuid
-
-from agent_pipelines.health.probes import missed
+from agent_pipelines.health.probes import by_chance, missed
 from agent_pipelines.health.signal import Reading, Signal, State
 from agent_pipelines.health.view import View
 
@@ -13,8 +11,8 @@ _NEWEST, _OTHERS = 5, 15
 
 def _evaluate(view: View) -> Reading:
     ledger = view.index.ledger(view.snapshot.collection)
-    ids = {*ledger.sample(newest=_NEWEST), *ledger.some(_OTHERS, after=str(uuid.uuid4()))}
-    if not ids and ledger.counts().chunks == 0:
+    ids = {*ledger.sample(newest=_NEWEST), *by_chance(ledger, _OTHERS)}
+    if not ids:
         return Reading(State.TRUE, "the index is empty", "nothing to find")
     held = view.index.store.get(view.snapshot.collection, list(ids))
     misses = dict.fromkeys(ids - held.keys(), "the store does not hold it")
@@ -30,7 +28,7 @@ def _evaluate(view: View) -> Reading:
         if id_ in entries and entries[id_].state == "present"
     ]
     return Reading(
-        State.TRUE if ids and not evidence else State.FALSE,
+        State.FALSE if evidence else State.TRUE,
         observed=f"{len(ids) - len(evidence)} of {len(ids)} known items found, {view.serving.name}",
         expected="all of them",
         evidence=evidence,

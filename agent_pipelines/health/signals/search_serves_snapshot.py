@@ -1,9 +1,7 @@
 """The serving path: readers are given the committed snapshot, by the model it was built with."""
 
-import uuid
-
 from agent_pipelines.errors import UnavailableError, UserError
-from agent_pipelines.health.probes import missed
+from agent_pipelines.health.probes import by_chance, missed
 from agent_pipelines.health.signal import Reading, Signal, State
 from agent_pipelines.health.view import CannotTellError, View
 from agent_pipelines.indexing import live
@@ -16,7 +14,7 @@ _CANARIES = 5
 def _evaluate(view: View) -> Reading:
     before, index = view.snapshot, view.index
     ledger = index.ledger(before.collection)
-    ids = ledger.some(_CANARIES, after=str(uuid.uuid4()))
+    ids = by_chance(ledger, _CANARIES)
     if not ids:
         return Reading(State.TRUE, "the index is empty", "nothing to find")
     held = index.store.get(before.collection, ids)
