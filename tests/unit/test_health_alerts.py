@@ -442,7 +442,7 @@ def test_the_routing_names_alerts_that_exist() -> None:
     matchers = [m for route in config["route"]["routes"] for m in route["matchers"]]
     for rule in config["inhibit_rules"]:
         matchers += [*rule["source_matchers"], *rule["target_matchers"]]
-    named = [m.split('"')[1] for m in matchers if re.match(r"alertname =~? ", m)]
+    named = [m.split('"')[1] for m in matchers if m.startswith("alertname")]
     assert {name for some in named for name in some.split("|")} <= known
 
 
@@ -450,7 +450,7 @@ def test_the_routing_names_alerts_that_exist() -> None:
     ("cause", "consequence", "unrelated"),
     [
         (
-            {"alertname": "SomeMachineryFalse", "subject": "machinery", "severity": "page"},
+            {"alertname": "DaemonAliveFalse", "subject": "machinery", "severity": "page"},
             {"alertname": "FreshFalse", "subject": "docs", "severity": "page"},
             {"alertname": "DocumentsIndexedFalse", "subject": "docs", "severity": "page"},
         ),
