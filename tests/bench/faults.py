@@ -233,7 +233,7 @@ class Trial:
     ) -> tuple[Truth, Mapping[str, str]]:
         with self._place.driver() as driver:
             self._place.open(driver, self._server)
-            if _exists(client, answer["collection"]):
+            if _holds(client, answer):
                 truth = check(client, answer, wanted, [], vectors_of(driver))
             else:
                 truth = gone(wanted)
@@ -243,8 +243,13 @@ class Trial:
         return truth, signals["not_true"]
 
 
-def _exists(client: WeaviateClient, name: str) -> bool:
-    return client.collections.exists(name) or name in client.alias.list_all()
+def _holds(client: WeaviateClient, answer: dict[str, Any]) -> bool:
+    """Whether there is a collection with what a chunk has: one made anew may have nothing."""
+    name = answer["collection"]
+    if not (client.collections.exists(name) or name in client.alias.list_all()):
+        return False
+    properties = {each.name for each in client.collections.use(name).config.get().properties}
+    return {answer["text_property"], answer["document_property"]} <= properties
 
 
 def outcomes(contenders: Sequence[Contender], faults: Sequence[Fault]) -> Iterator[Outcome]:
