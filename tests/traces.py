@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 #: How our own metrics begin.
 _OURS = "agent_pipelines_"
@@ -123,6 +124,26 @@ def parse(text: str) -> Told:
         {(alert, subject) for alert, _, subject in (fired.partition("/") for fired in alerts)},
         {name: values for line in lines for name, values in _LINE.findall(line)},
     )
+
+
+def judged(name: str, trace: Told) -> dict[str, Any]:
+    """A trace as promtool reads it: whatever fired at any time of it, and nothing else."""
+    return {
+        "interval": f"{trace.every:g}s",
+        "input_series": [{"series": s, "values": values} for s, values in trace.series.items()],
+        "promql_expr_test": [
+            {
+                # promtool 2.42 says of a failure only its query: so that has the name as a comment.
+                "expr": "max by (alertname, subject) "
+                f'(max_over_time(ALERTS{{alertstate="firing"}}[1d])) # {name}',
+                "eval_time": f"{trace.seconds:g}s",
+                "exp_samples": [
+                    {"labels": f'{{alertname="{alert}",subject="{subject}"}}', "value": 1}
+                    for alert, subject in {*trace.fires, ("Watchdog", "exporter")}
+                ],
+            }
+        ],
+    }
 
 
 def _notation(values: list[float | None]) -> str:

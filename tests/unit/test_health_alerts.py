@@ -17,7 +17,7 @@ from tests import prometheus, traces
 from tests.loopback import LoopbackServer
 from tests.processes import until
 from tests.standin_exporter import SCRAPE, StandinExporter
-from tests.traces import Fired, Told, Trace
+from tests.traces import Fired, Trace
 
 RULES = generated.ROOT / "deploy/alerts/rules.yaml"
 ROUTES = generated.ROOT / "deploy/alerts/alertmanager.yaml"
@@ -297,8 +297,8 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, told in CASES.items():
         trace = Trace(told.every)
         told.play(StandinExporter(SIGNALS), trace)
-        tests.append(judged(name, traces.parse(trace.dump(told.fires))))
-    tests += [judged(file.stem, traces.parse(file.read_text())) for file in RECORDED]
+        tests.append(traces.judged(name, traces.parse(trace.dump(told.fires))))
+    tests += [traces.judged(file.stem, traces.parse(file.read_text())) for file in RECORDED]
     tests[0]["alert_rule_test"] = [rendered(SIGNALS[0])]
     hidden = list(CASES).index(a_repair_in_flight_hides_what_is_false.__name__)
     tests[hidden]["promql_expr_test"].append(uninterrupted())
@@ -313,26 +313,6 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             against[found[1]] = part
     assert done.returncode == 0 or against, done.stderr + done.stdout
     return against
-
-
-def judged(name: str, trace: Told) -> dict[str, Any]:
-    """A trace as promtool reads it: whatever fired at any time of it, and nothing else."""
-    return {
-        "interval": f"{trace.every:g}s",
-        "input_series": [{"series": s, "values": values} for s, values in trace.series.items()],
-        "promql_expr_test": [
-            {
-                # promtool 2.42 says of a failure only its query: so that has the name as a comment.
-                "expr": "max by (alertname, subject) "
-                f'(max_over_time(ALERTS{{alertstate="firing"}}[1d])) # {name}',
-                "eval_time": f"{trace.seconds:g}s",
-                "exp_samples": [
-                    {"labels": f'{{alertname="{alert}",subject="{subject}"}}', "value": 1}
-                    for alert, subject in {*trace.fires, ("Watchdog", "exporter")}
-                ],
-            }
-        ],
-    }
 
 
 def uninterrupted() -> dict[str, Any]:
