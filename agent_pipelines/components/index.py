@@ -7,9 +7,11 @@ audit (`index_audit.py`), the sensor (`index_sensor.py`).
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice, pairwise
 from typing import Any
 
 import dagster as dg
+from dagster._utils.schedules import schedule_execution_time_iterator
 from pydantic import BaseModel, Field
 
 from agent_pipelines.components import index_audit, index_checks, index_sensor
@@ -25,6 +27,9 @@ from agent_pipelines.progress import progress_or_log
 from resources.embedder import EmbedderResource
 from resources.state import StateResource
 from resources.weaviate import WeaviateResource
+
+#: Of a cron expression, as many ticks tell the longest time between two: those of a year, or fewer.
+_TICKS = 400
 
 
 class SyncConfig(dg.Config):
@@ -170,6 +175,7 @@ class IndexComponent(ConfiguredIndex, dg.Component):
             **self._common("index", "Chunks and vectors of every document, in one generation."),
             deps=[self.key("documents")],
             kinds={"weaviate"},
+            freshness_policy=_ran(self.config.schedule),
             partitions_def=dg.StaticPartitionsDefinition(list(self.partitions))
             if self.partitions
             else None,
@@ -218,6 +224,15 @@ class IndexComponent(ConfiguredIndex, dg.Component):
             )
 
         return live
+
+
+def _ran(cron: str) -> dg.FreshnessPolicy:
+    """Dagster's own word on whether the schedule's syncs end; whether the index is true, it cannot
+    tell. One that is missed is made up for by the next.
+    """
+    ticks = schedule_execution_time_iterator(0.0, cron, "UTC")
+    longest = max(after - before for before, after in pairwise(islice(ticks, _TICKS)))
+    return dg.FreshnessPolicy.time_window(fail_window=2 * longest)
 
 
 def _snapshot_metadata(snapshot: Snapshot) -> dict[str, Any]:

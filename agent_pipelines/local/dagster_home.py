@@ -25,6 +25,8 @@ run_monitoring:
   free_slots_after_run_end_seconds: 60
 run_retries:
   enabled: true
+freshness:
+  enabled: true
 # One slow sensor holds up neither the others nor its daemon's heartbeat.
 sensors:
   use_threads: true
