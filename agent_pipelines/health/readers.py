@@ -11,17 +11,13 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Engine, select
 
 from agent_pipelines.errors import UserError
-from agent_pipelines.health.signal import State
+from agent_pipelines.health.signal import MAY_BE_OLD, State
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.search import Doubt, IndexSearcher, SearchResult
 from agent_pipelines.indexing.store import Filter
 from agent_pipelines.state.engine import read
 from agent_pipelines.state.tables import signals as table
-
-#: How old a reading may be and still be news, the same as for the alert on it: ten ticks, six
-#: audits, so that some that were skipped or slow make no doubt of their own.
-MAY_BE_OLD = {"tick": timedelta(minutes=5), "audit": timedelta(hours=1)}
 
 
 class BlockedError(UserError):

@@ -6,6 +6,7 @@ file each in `signals/` and `machinery/`) or when they are evaluated (`evaluate.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from typing import Generic, Literal
 
@@ -19,6 +20,11 @@ Seen = TypeVar("Seen", default=View)
 #: The run that makes a false signal true again: a sync; a sync that compares and searches for
 #: everything; or none, and a person must do something.
 Repair = Literal["sync", "verify", "person"]
+
+
+#: How old a reading may be and still be news, to readers and to whoever carries the pager: ten
+#: ticks, six audits, so that some that were skipped or slow raise no doubt of their own.
+MAY_BE_OLD = {"tick": timedelta(minutes=5), "audit": timedelta(hours=1)}
 
 
 class State(StrEnum):

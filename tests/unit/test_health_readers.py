@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import Engine, update
 
 from agent_pipelines.health.evaluate import record
-from agent_pipelines.health.readers import MAY_BE_OLD, false_pages, not_true
-from agent_pipelines.health.signal import Reading, Signal, State
+from agent_pipelines.health.readers import false_pages, not_true
+from agent_pipelines.health.signal import MAY_BE_OLD, Reading, Signal, State
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.state.engine import open_engine, write
 from agent_pipelines.state.tables import signals
