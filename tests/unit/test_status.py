@@ -52,7 +52,7 @@ def test_the_tables_say_what_is_done_and_when_somebody_must_look() -> None:
     index = IndexStatus("docs", None, 0.0, [false], [under_way, waiting, given_up])
     console = Console(record=True, width=200)
 
-    show(console, [index], [])
+    show(console, [index], [], [])
 
     text = console.export_text()
     assert "chunk c, fault gone" in text
