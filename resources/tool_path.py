@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent_pipelines.agents.tools import ToolResult, ToolTransportError
 from agent_pipelines.errors import UnavailableError, UserError
-from agent_pipelines.indexing.search import Sighting
+from agent_pipelines.indexing.serving import Sighting
 from agent_pipelines.indexing.store import Stored
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 from agent_pipelines.health.view import View
 from agent_pipelines.indexing.golden import MIN_COSINE, cosine
 from agent_pipelines.indexing.ledger import Ledger
-from agent_pipelines.indexing.search import Sighting
+from agent_pipelines.indexing.serving import Sighting
 from agent_pipelines.indexing.store import Stored
 
 #: Hits that are asked for, and again after a miss: a wider search is a more exact one.

@@ -5,7 +5,8 @@ Belongs here: `ServingPath` without a server. Does not belong here: the path ove
 """
 
 from agent_pipelines.indexing.index import Index
-from agent_pipelines.indexing.search import IndexSearcher, SearchResult, Sighting
+from agent_pipelines.indexing.search import IndexSearcher, SearchResult
+from agent_pipelines.indexing.serving import Sighting
 from agent_pipelines.indexing.store import Stored
 
 

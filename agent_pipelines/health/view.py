@@ -21,7 +21,7 @@ from agent_pipelines.indexing.listing import Listing
 from agent_pipelines.indexing.live import Snapshot
 from agent_pipelines.indexing.plan import Plan, make_plan
 from agent_pipelines.indexing.reconcile import Census, is_sound
-from agent_pipelines.indexing.search import ServingPath
+from agent_pipelines.indexing.serving import ServingPath
 from agent_pipelines.indexing.store import Stored
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from sqlalchemy import Engine
 
@@ -17,13 +17,11 @@ from agent_pipelines.indexing.embedding import Embedder
 from agent_pipelines.indexing.generations import alias_of
 from agent_pipelines.indexing.ledger import Ledger
 from agent_pipelines.indexing.partition import WHOLE, Partition
+from agent_pipelines.indexing.serving import ServingPath
 from agent_pipelines.indexing.sources import Source
 from agent_pipelines.indexing.spec import Spec
 from agent_pipelines.indexing.store import CollectionSettings, VectorStore
 from agent_pipelines.state.leases import Lease
-
-if TYPE_CHECKING:
-    from agent_pipelines.indexing.search import ServingPath
 
 #: What readers get of an index while a signal of it is false.
 WhenFalse = Literal["label", "block"]
@@ -43,7 +41,7 @@ class Index:
     engine: Engine
     settings: CollectionSettings = field(default_factory=CollectionSettings)
     when_false: WhenFalse = "label"
-    served_by: "Callable[[], AbstractContextManager[ServingPath] | None]" = lambda: None
+    served_by: Callable[[], AbstractContextManager[ServingPath] | None] = lambda: None
     """Opens the way to the readers that probes take; None: they search in this process."""
 
     @property

@@ -15,7 +15,7 @@ from agent_pipelines.indexing.chunking import Chunk
 from agent_pipelines.indexing.embedding import Vectors, embed_checked
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.live import Snapshot, latest
-from agent_pipelines.indexing.store import Filter, Stored
+from agent_pipelines.indexing.store import Filter
 
 
 @dataclass(frozen=True)
@@ -78,40 +78,6 @@ class Searcher(Protocol):
 
     def fetch(self, index: str, chunk_id: str) -> SearchResult:
         """One chunk by id; no hit where it is not in the live generation."""
-        ...
-
-
-@dataclass(frozen=True)
-class Sighting:
-    """What readers are given, as far as a probe has to know it: no texts."""
-
-    sequence: int
-    chunks: Mapping[str, str]
-    """Content hash by chunk id, best first."""
-
-
-class ServingPath(Protocol):
-    """The way to the readers that probes take: the search tool server, or this process.
-
-    Both raise `UnavailableError` when nothing can be said, and `UserError` when readers are
-    refused for what they ask: there is no such index, or it was never committed.
-    """
-
-    @property
-    def name(self) -> str:
-        """What was probed, for people."""
-        ...
-
-    def nearest(self, index: str, wanted: Stored, *, limit: int, load_model: bool) -> Sighting:
-        """The nearest chunks by meaning alone: words find a chunk whose vector is lost.
-
-        Without `load_model` this process embeds nothing: where no one else does, the vector that
-        is stored takes the place of the query's.
-        """
-        ...
-
-    def fetch(self, index: str, chunk_id: str) -> str | None:
-        """The content hash of the chunk with this id; None where readers get none."""
         ...
 
 
