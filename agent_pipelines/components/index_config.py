@@ -9,7 +9,8 @@ import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from dagster._utils.schedules import is_valid_cron_string
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agent_pipelines.indexing.index import WhenFalse
 from agent_pipelines.indexing.partition import BUCKETS
@@ -89,6 +90,13 @@ class IndexConfig(BaseModel):
         default="running",
         description="Whether the sensor that syncs a stale index starts switched on.",
     )
+
+    @field_validator("schedule", "audit")
+    @classmethod
+    def _cron(cls, value: str) -> str:
+        if not is_valid_cron_string(value):
+            raise ValueError(f"{value!r} is no cron expression, such as '0 * * * *'")
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -30,7 +30,7 @@ from agent_pipelines.indexing.plan import (
     refuse_mass_deletion,
 )
 from agent_pipelines.indexing.reconcile import WRONG, Census, in_step_by_count, is_sound
-from agent_pipelines.indexing.sources import Document, DocumentError, Ref, SourceError
+from agent_pipelines.indexing.sources import Document, DocumentError, GoneError, Ref, SourceError
 from agent_pipelines.indexing.store import StoreError
 from agent_pipelines.indexing.vectors import VectorSupply
 from agent_pipelines.progress import Progress
@@ -329,15 +329,19 @@ class _Sync:
             with closing(mapped(self._read, slice_, workers=_READERS)) as documents:
                 for ref, document in zip(slice_, documents, strict=True):
                     has = rows.get(ref.id, [])
+                    if document is None:
+                        continue  # what is there of it goes when the listing says so
                     if isinstance(document, Document):
                         yield self._cut(chunker, ref, document, has)
                     else:
                         yield _Failure(ref, document, has)
 
-    def _read(self, ref: Ref) -> Document | str:
-        """The document, or why it cannot be read."""
+    def _read(self, ref: Ref) -> Document | str | None:
+        """The document, or why it cannot be read; None where it is not there any more."""
         try:
             return self._index.source.load(ref)
+        except GoneError:
+            return None
         except DocumentError as error:
             return str(error)
         except Exception as error:  # a user's own source may raise anything

@@ -16,6 +16,7 @@ from agent_pipelines.indexing.golden import GOLDEN_TEXT
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.live import CommitError, commit, latest
 from agent_pipelines.indexing.search import IndexSearcher
+from agent_pipelines.indexing.sources import Document, GoneError, Ref
 from agent_pipelines.indexing.sync import Change, SyncError
 from agent_pipelines.state import leases
 from agent_pipelines.state.engine import open_engine, write
@@ -445,3 +446,28 @@ def test_a_snapshot_names_what_was_committed(index: Index, source: MemorySource)
     assert first.source_digest != second.source_digest
     assert first.manifest_digest != second.manifest_digest
     assert live.latest(index.engine, index.name) == second
+
+
+def test_a_document_deleted_after_it_was_listed_is_no_failure(
+    index: Index, source: MemorySource
+) -> None:
+    """Where files come and go it happens every day, and nobody is to be woken for it."""
+    run_sync(index)
+    commit(index)
+    edited = min(source.texts)
+
+    class Vanishing(MemorySource):
+        def load(self, ref: Ref) -> Document:
+            raise GoneError("was deleted after it was listed")
+
+    listed = {**source.texts, edited: document("Edited", "now"), "new.md": document("New", "one")}
+    run_sync(replace(index, source=Vanishing(listed)))
+    commit(index)
+    assert not failures(index)
+    assert states(index)["documents_indexed"] is State.TRUE
+
+    del source.texts[edited]
+    run_sync(index)
+    commit(index)
+    assert_exact(index, source)
+    assert_healthy(index)

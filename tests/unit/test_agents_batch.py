@@ -195,7 +195,8 @@ def test_ctrl_c_leaves_a_batch_that_continues(engine: Engine) -> None:
 
     def slow(body: dict[str, Any]) -> Turn:
         turn = model_script(body)
-        return Turn(content=turn.content, delay=0.02)
+        # Long enough that the signal comes before the end, on a busy machine too.
+        return Turn(content=turn.content, delay=0.3)
 
     def interrupt(done: int, _total: int, _outcomes: Mapping[str, int]) -> None:
         if done == 5:

@@ -22,6 +22,10 @@ class DocumentError(Exception):
     """One document could not be read or holds no usable text; the others are not affected."""
 
 
+class GoneError(DocumentError):
+    """It was deleted after it was listed, which is no failure: the next listing will say so."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ref:
     """A document as the listing sees it, without reading it.
@@ -81,6 +85,7 @@ class Source(Protocol):
         """Read one document. Called from several threads at once.
 
         Raises:
+            GoneError: it is not there any more.
             DocumentError: it cannot be read, or holds no usable text.
         """
         ...

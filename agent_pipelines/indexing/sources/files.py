@@ -22,6 +22,7 @@ from agent_pipelines.indexing import extraction
 from agent_pipelines.indexing.sources import (
     Document,
     DocumentError,
+    GoneError,
     Ref,
     Source,
     SourceConfig,
@@ -31,6 +32,9 @@ from agent_pipelines.indexing.sources.globs import matcher
 
 #: The user and password of a URL.
 _CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
+
+#: How a byte of a name begins in an id where the name is not UTF-8.
+_ESCAPED = r"\udc"
 
 
 class Files(SourceConfig):
@@ -147,6 +151,11 @@ class FilesSource:
         try:
             fs, root = self._opened or self._open()
             data: bytes = fs.cat_file(f"{root}/{ref.id}")
+        except FileNotFoundError as error:
+            # What has a name that cannot be an id is there, under that other name.
+            if _ESCAPED in ref.id:
+                raise DocumentError(f"cannot be read: {self._said(error)}") from error
+            raise GoneError("was deleted after it was listed") from error
         except Exception as error:  # every fsspec backend raises its own kinds
             raise DocumentError(f"cannot be read: {self._said(error)}") from error
         extracted = extraction.extract(data, name=ref.id)
