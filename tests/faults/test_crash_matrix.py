@@ -23,7 +23,7 @@ from agent_pipelines.errors import UnavailableError
 from agent_pipelines.health.signal import State
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.live import commit
-from agent_pipelines.indexing.store import StoreError
+from agent_pipelines.indexing.store import Stored, StoreError
 from agent_pipelines.local import weaviate
 from agent_pipelines.local.parts import Parts, find
 from agent_pipelines.settings import Settings
@@ -45,6 +45,9 @@ from tests.engine import (
 
 #: A sync of these documents takes about a second, its process's start included.
 LONGEST = 1.2
+
+#: Crashes in which Weaviate is given the chance to lose a vector.
+_RACES = 8
 
 NAMES = [f"d{n}.md" for n in range(8)]
 SECTIONS = ["one", "two", "three", "four", "five"]
@@ -166,6 +169,32 @@ def test_weaviate_killed_at_a_boundary(
     survive(server, engine, dying, death, random.Random(str(boundary)))
 
 
+def written_and_killed(
+    server: Server, store: WeaviateStore, collection: str, before: dict[str, Stored]
+) -> None:
+    """Write all of them anew in one batch, and kill Weaviate as soon as it has confirmed that."""
+    store.delete(collection, list(before))
+    store._client.collections.use(collection).data.insert_many(
+        [
+            DataObject(
+                uuid=id_,
+                properties=_properties(stored.chunk, stored.fingerprint),
+                vector=HashEmbedder().vector(stored.chunk.text).tolist(),
+            )
+            for id_, stored in before.items()
+        ]
+    )
+    os.kill(server.pid, signal.SIGKILL)
+    server.start()
+
+
+def found_by_vector(store: WeaviateStore, collection: str, before: dict[str, Stored]) -> int:
+    """How many of them any search by vector returns."""
+    vector = HashEmbedder().vector("anything").tolist()
+    query = store._client.collections.use(collection).query
+    return len(query.near_vector(vector, limit=10 * len(before)).objects)
+
+
 def test_vectors_lost_by_weaviate_are_seen_and_found_again_by_a_verifying_sync(
     server: Server, engine: Engine
 ) -> None:
@@ -177,22 +206,14 @@ def test_vectors_lost_by_weaviate_are_seen_and_found_again_by_a_verifying_sync(
     ):
         run_sync(index)
         commit(index)
-        collection = collection_of(index)
         before = stored_in(index)
-        store.delete(collection, list(before))
-        objects = store._client.collections.use(collection).data
-        objects.insert_many(
-            [
-                DataObject(
-                    uuid=id_,
-                    properties=_properties(stored.chunk, stored.fingerprint),
-                    vector=HashEmbedder().vector(stored.chunk.text).tolist(),
-                )
-                for id_, stored in before.items()
-            ]
-        )
-        os.kill(server.pid, signal.SIGKILL)
-        server.start()
+        # It is a race within Weaviate, which on a busy machine may go the other way.
+        for _ in range(_RACES):
+            written_and_killed(server, store, collection_of(index), before)
+            if found_by_vector(store, collection_of(index), before) < len(before):
+                break
+        else:
+            pytest.fail(f"this Weaviate has lost no vector in {_RACES} crashes")
 
         assert_exact(index, source)
         found = states(index)
