@@ -25,7 +25,7 @@ from agent_pipelines.health.exporter.ageing import Bounds
 from agent_pipelines.health.exporter.server import build_app, listen, serve
 from agent_pipelines.health.exporter.worker import Fleet, Look, Sample
 from agent_pipelines.health.machine import SUBJECT, Machinery, Memory
-from agent_pipelines.health.signal import Reading, Signal, State
+from agent_pipelines.health.signal import Reading, Signal, State, cannot_tell
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.health.view import View
 from agent_pipelines.indexing import changes, live
@@ -106,7 +106,7 @@ class IndexSubject:
             ):
                 readings = look(view, signals)
         except UserError as error:
-            readings = {s: Reading(State.CANNOT_TELL, error.message, s.statement) for s in signals}
+            readings = cannot_tell(signals, error.message)
         known, samples = _kept(self.name, readings, self._samples)
         return Look(readings, known, samples)
 

@@ -19,7 +19,7 @@ from agent_pipelines.errors import UnavailableError
 from agent_pipelines.health import repair
 from agent_pipelines.health.evaluate import evaluate, recorded, tick
 from agent_pipelines.health.repair import Seen, Want
-from agent_pipelines.health.signal import Reading, Signal, State
+from agent_pipelines.health.signal import Reading, Signal, State, cannot_tell
 from agent_pipelines.health.view import View
 from agent_pipelines.indexing import generations, live
 from agent_pipelines.indexing.partition import bucket_of
@@ -96,10 +96,7 @@ def build(component: ConfiguredIndex, jobs: Sequence[Any], audit: Any) -> dg.Sen
         except UnavailableError as error:
             # Nothing can be seen: every check says so, and none claims the index to be wrong. What
             # could not be looked at is not known to be right either: a back-off goes on.
-            readings = {
-                signal: Reading(State.CANNOT_TELL, error.message, signal.statement)
-                for signal in tick()
-            }
+            readings = cannot_tell(tick(), error.message)
         if requests and requests[0].job_name == audit.name:
             # One that is under way will tell as much.
             requests = [] if _runs(context.instance, audit.name, IN_PROGRESS) else requests

@@ -4,11 +4,13 @@ Belongs here: its definition and its reading. Does not belong here: any particul
 file each in `signals/` and `machinery/`) or when they are evaluated (`evaluate.py`).
 """
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from typing import Generic, Literal
+from typing import Any, Generic, Literal
 
 from typing_extensions import TypeVar
 
@@ -74,3 +76,16 @@ class Signal(Generic[Seen]):
 def holds(truth: bool, observed: str, expected: str) -> Reading:
     """A reading without evidence."""
     return Reading(State.TRUE if truth else State.FALSE, observed, expected)
+
+
+def found_in(package: str, path: Iterable[str]) -> list[Signal[Any]]:
+    """The `SIGNAL` of every module of a package, given by its `__name__` and `__path__`."""
+    return [
+        importlib.import_module(f"{package}.{module.name}").SIGNAL
+        for module in pkgutil.iter_modules(path)
+    ]
+
+
+def cannot_tell(signals: Iterable[Signal[Seen]], why: str) -> dict[Signal[Seen], Reading]:
+    """Of each of them the same: what it speaks of cannot be seen now."""
+    return {signal: Reading(State.CANNOT_TELL, why, signal.statement) for signal in signals}

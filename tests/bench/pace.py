@@ -9,12 +9,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from agent_pipelines.local.models import packaged_embedder
-from tests.bench.contenders import CONTENDERS, python_of
-from tests.bench.corpora import Corpus, copy
-from tests.bench.process import running
+from tests.bench.contenders import CONTENDERS
+from tests.bench.corpora import Corpus
 from tests.bench.server import fresh_server
-from tests.bench.workplace import TOKENS
+from tests.bench.workplace import Workplace
 
 #: Of the model's own pace, what we promise to reach.
 TARGET = 0.95
@@ -28,32 +26,25 @@ def measure(
     Raises:
         DriverError: the sync failed.
     """
-    ours = CONTENDERS["ours"]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        state, files = Path(folder) / "state", Path(folder) / "files"
-        state.mkdir()
-        copy(corpus, files, every=every)
-        environment = {"AGENT_PIPELINES_CACHE_DIR": str(cache_dir)}
-        with (
-            fresh_server(state, cache_dir, say) as server,
-            running(
-                ours, python_of(ours, cache_dir, say), Path(folder) / "log", environment
-            ) as driver,
-        ):
-            driver.ask(
-                "open",
-                weaviate=server.address,
-                state=str(state),
-                backend="openvino",
-                tokens=TOKENS,
-                model=str(packaged_embedder()),
-            )
+        place = Workplace(
+            CONTENDERS["ours"],
+            "openvino",
+            Path(folder),
+            corpus,
+            every=every,
+            cache_dir=cache_dir,
+            say=say,
+        )
+        files = str(place.files)
+        with fresh_server(place.state, cache_dir, say) as server, place.driver() as driver:
+            place.open(driver, server)
             say("the model alone")
-            before = driver.ask("alone", folder=str(files))
+            before = driver.ask("alone", folder=files)
             say("a sync")
-            synced = driver.ask("sync", folder=str(files))
+            synced = driver.ask("sync", folder=files)
             say("the model alone again")
-            after = driver.ask("alone", folder=str(files))
+            after = driver.ask("alone", folder=files)
     alone = mean((before["embedding"], after["embedding"]))
     return {
         "texts": before["texts"],

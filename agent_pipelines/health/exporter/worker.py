@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from agent_pipelines.health.evaluate import Recorded
-from agent_pipelines.health.signal import Reading, Signal, State
+from agent_pipelines.health.signal import Reading, Signal, State, cannot_tell
 
 #: Intervals after which a look that has not come back is given up, and another one begun: whoever
 #: it waits for may have gone without saying so, and then it waits for ever.
@@ -143,14 +143,8 @@ class Worker:
             try:
                 look = subject.look()
             except Exception as error:  # a fault of ours: seen, and not the end of the watch
-                why = f"{type(error).__name__}: {error}"
-                look = Look(
-                    {
-                        signal: Reading(State.CANNOT_TELL, why, signal.statement)
-                        for signal in subject.signals
-                        if signal.depth == "tick"
-                    }
-                )
+                ticked = [signal for signal in subject.signals if signal.depth == "tick"]
+                look = Look(cannot_tell(ticked, f"{type(error).__name__}: {error}"))
             with self._publishing:
                 if turn != self._turn:
                     return  # given up, and come back after all

@@ -4,17 +4,10 @@ Adding a signal is adding a file here, and nothing anywhere else. They are evalu
 of what they watch: by the exporter and by `status`, never by a Dagster run.
 """
 
-import importlib
-import pkgutil
-
 from agent_pipelines.health.machine import Machinery
-from agent_pipelines.health.signal import Signal
+from agent_pipelines.health.signal import Signal, found_in
 
 
 def catalogue() -> tuple[Signal[Machinery], ...]:
     """Every signal of the machinery, by name; all of them are cheap enough for every tick."""
-    found = [
-        importlib.import_module(f"{__name__}.{module.name}").SIGNAL
-        for module in pkgutil.iter_modules(__path__)
-    ]
-    return tuple(sorted(found, key=lambda signal: signal.name))
+    return tuple(sorted(found_in(__name__, __path__), key=lambda signal: signal.name))
