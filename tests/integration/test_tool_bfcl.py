@@ -7,7 +7,8 @@ answered, is what they leave and answer when they are made directly.
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,6 @@ from tests.bfcl.server import CONVERSATION, STATE
 from tests.scripted_model import MODEL, ScriptedModel, Turn, calls, says
 from tests.tool_processes import serving
 
-SPEC = AgentSpec(
-    name="assistant",
-    instructions="Do what is asked.",
-    tools=tuple(methods()),
-    bound_arguments={method: {CONVERSATION: f"{{{CONVERSATION}}}"} for method in methods()},
-    limits=Limits(turns=12, tool_calls=12, tool_result_characters=100_000),
-    concurrency=8,
-)
-
 
 @dataclass(frozen=True)
 class Ended:
@@ -47,12 +39,25 @@ class Ended:
 
 @dataclass(frozen=True)
 class Replayed:
-    """All conversations of the batch, and the batch."""
+    """All conversations, and the batches that they were in."""
 
-    report: BatchReport
+    reports: Sequence[BatchReport]
     ended: Mapping[str, Ended]
-    shown: list[dict[str, Any]]
-    """The tools that the model was shown."""
+    requests: Sequence[dict[str, Any]]
+    """What the model was asked."""
+
+
+def agent(apis: Sequence[str]) -> AgentSpec:
+    """It may call what these APIs have, on the state of its own conversation."""
+    tools = [method for method, (api, _) in methods().items() if api in apis]
+    return AgentSpec(
+        name="-".join(apis),
+        instructions="Do what is asked.",
+        tools=tuple(tools),
+        bound_arguments={tool: {CONVERSATION: f"{{{CONVERSATION}}}"} for tool in tools},
+        limits=Limits(turns=12, tool_calls=12, tool_result_characters=100_000),
+        concurrency=8,
+    )
 
 
 def directly(entry: Entry) -> Ended:
@@ -84,36 +89,35 @@ def answered(body: dict[str, Any]) -> list[str]:
 
 def replay(folder: Path) -> Replayed:
     engine = open_engine(f"sqlite:///{folder / 'state.db'}")
-    tasks = [
-        Task(key, {"question": "\n".join(entry.questions), CONVERSATION: key})
-        for key, entry in entries().items()
-    ]
-    batch = open_batch(engine, SPEC, tasks, model=MODEL, snapshot=None)
+    tasks: dict[tuple[str, ...], list[Task]] = {}
+    for key, entry in entries().items():
+        task = Task(key, {"question": "\n".join(entry.questions), CONVERSATION: key})
+        tasks.setdefault(tuple(sorted(entry.apis)), []).append(task)
 
-    async def main(url: str, base_url: str) -> tuple[BatchReport, dict[str, Any]]:
+    async def main(url: str, base_url: str) -> tuple[list[BatchReport], dict[str, Any]]:
         async with (
             openai.AsyncOpenAI(base_url=base_url, api_key="x") as client,
             ToolServerResource(url=url).session() as tools,
         ):
-            report = await run_batch(
-                SPEC,
-                tasks,
-                batch=batch,
-                model=Model(client, MODEL),
-                tools=tools,
-                engine=engine,
-            )
+            reports = [
+                await run_batch(
+                    spec,
+                    rows,
+                    batch=open_batch(engine, spec, rows, model=MODEL),
+                    model=Model(client, MODEL),
+                    tools=tools,
+                    engine=engine,
+                )
+                for spec, rows in ((agent(apis), rows) for apis, rows in tasks.items())
+            ]
             states = {key: await tools.call(STATE, {CONVERSATION: key}) for key in entries()}
-            return report, {key: json.loads(state.text) for key, state in states.items()}
+            return reports, {key: json.loads(state.text) for key, state in states.items()}
 
     with serving("tests.bfcl.server") as port, ScriptedModel(tells_the_truth) as model:
-        report, states = asyncio.run(main(f"http://127.0.0.1:{port}/mcp", model.base_url))
+        reports, states = asyncio.run(main(f"http://127.0.0.1:{port}/mcp", model.base_url))
     last = {whose(body): answered(body) for body in model.requests}
-    return Replayed(
-        report=report,
-        ended={key: Ended(last[key], state) for key, state in states.items()},
-        shown=model.requests[0]["tools"],
-    )
+    ended = {key: Ended(last[key], state) for key, state in states.items()}
+    return Replayed(reports, ended, model.requests)
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +135,17 @@ def test_every_conversation_ends_as_if_its_calls_had_been_made_directly(replayed
     assert len(replayed.ended) == 200
 
 
-def test_the_batch_accounts_for_every_conversation(replayed: Replayed) -> None:
-    assert replayed.report.outcomes == {"ok": 200}
+def test_the_batches_account_for_every_conversation(replayed: Replayed) -> None:
+    outcomes = sum((Counter(report.outcomes) for report in replayed.reports), Counter[str]())
+    assert outcomes == {"ok": 200}
     assert sum(len(ended.answers) for ended in replayed.ended.values()) == 1142
 
 
 def test_the_model_never_sees_whose_state_it_changes(replayed: Replayed) -> None:
-    assert {tool["function"]["name"] for tool in replayed.shown} == set(methods())
-    for tool in replayed.shown:
-        assert CONVERSATION not in tool["function"]["parameters"]["properties"]
+    shown = {
+        tool["function"]["name"]: tool["function"]["parameters"]["properties"]
+        for body in replayed.requests
+        for tool in body.get("tools", ())
+    }
+    assert set(shown) == set(methods())
+    assert not any(CONVERSATION in parameters for parameters in shown.values())
