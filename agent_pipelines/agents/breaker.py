@@ -46,7 +46,7 @@ class Breaker:
 
     def __init__(
         self,
-        settings: BreakerSettings = BreakerSettings(),  # noqa: B008 - frozen
+        settings: BreakerSettings = BreakerSettings(),
         *,
         clock: Callable[[], float] = monotonic,
     ) -> None:
