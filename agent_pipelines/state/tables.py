@@ -283,3 +283,28 @@ messages = Table(
     Column("message", JSON, nullable=False),
     Column("recorded_at", UtcDateTime, nullable=False),
 )
+
+#: Tool calls of all batches there ever were, added up: counters that outlive the processes.
+tool_calls = Table(
+    "tool_calls",
+    metadata,
+    Column("server", String(200), primary_key=True),
+    Column("tool", String(200), primary_key=True),
+    # ok, error, outage, transport, unavailable, cancelled
+    Column("outcome", String(16), primary_key=True),
+    # they took at most this many seconds; empty for calls that were not sent, or not waited for
+    Column("bound", String(16), primary_key=True),
+    Column("calls", BigInteger, nullable=False),
+    Column("seconds", Float, nullable=False),
+)
+
+#: The breaker of each tool server in the worker of each agent, as it was last heard of.
+tool_breakers = Table(
+    "tool_breakers",
+    metadata,
+    Column("agent", String(200), primary_key=True),
+    Column("server", String(200), primary_key=True),
+    # closed, open, half open
+    Column("state", String(16), nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+)
