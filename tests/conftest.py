@@ -6,6 +6,7 @@ Belongs here: what costs seconds to start and can be shared without one test see
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,10 @@ def weaviate_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
     binary = weaviate.obtain(Settings().cache_dir, print)
     key = weaviate.api_key(state_dir)
     with Parts(state_dir) as parts:
-        addresses = parts.ensure("weaviate", lambda: weaviate.launch(binary, state_dir, key))
+        launch = weaviate.launch(binary, state_dir, key)
+        # Its own MCP server: somebody else's tool server, for our client.
+        launch = replace(launch, env={**launch.env, "MCP_SERVER_ENABLED": "true"})
+        addresses = parts.ensure("weaviate", lambda: launch)
         yield {**addresses, "api_key": key}
 
 
