@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from agent_pipelines.agents.tools import ToolInfo, ToolResult, ToolSession, ToolTransportError
 from agent_pipelines.toolservers.outcome import OUTAGE
-from resources.tool_tls import ClientTls, TlsFiles, explain, why_refused
+from resources.tool_tls import ClientTls, TlsFiles, expiry, explain, why_refused
 
 #: JSON-RPC errors that no tool gave. All others are answers of a server that is well.
 _TRANSPORT_CODES = (CONNECTION_CLOSED, REQUEST_TIMEOUT, PARSE_ERROR)
@@ -118,8 +118,9 @@ class OutageAsAnswer(httpx2.AsyncBaseTransport):
         except httpx2.TimeoutException as error:
             return _error(REQUEST_TIMEOUT, f"{type(error).__name__}: no answer in time")
         except httpx2.RequestError as error:
-            # Some come without a message.
-            said = explain(error, str(request.url), self.tls.files) or str(error)
+            # Some come without a message, such as that of a server that refuses our certificate.
+            said = explain(error, str(request.url), self.tls.files)
+            said = said or str(error) or expiry(self.tls.files) or ""
             return _error(CONNECTION_CLOSED, f"{type(error).__name__}: {said}".rstrip(": "))
         if request.method == "POST" and (wrong := self._what_is_wrong(request, response)):
             return wrong

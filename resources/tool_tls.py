@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from time import monotonic
@@ -27,10 +28,9 @@ _HEAR_SECONDS = 2.0
 #: What OpenSSL finds wrong with the server's certificate, by `verify_code`.
 _EXPIRED, _NOT_YET, _OTHER_NAME = (10,), (9,), (62, 64)
 
-#: What the server says of ours, as part of OpenSSL's `reason`.
-_NONE_GIVEN = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE")
-_OURS_UNKNOWN = ("UNKNOWN_CA", "CERTIFICATE_UNKNOWN", "BAD_CERTIFICATE")
-_OURS_EXPIRED = ("CERTIFICATE_EXPIRED",)
+#: What servers say when they refuse our certificate or that there is none, as part of OpenSSL's
+#: `reason`. Not all of them say it truly, and servers on asyncio say nothing.
+_OF_OURS = ("ALERT_CERTIFICATE", "ALERT_BAD_CERTIFICATE", "ALERT_UNKNOWN_CA", "HANDSHAKE_FAILURE")
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 
 
@@ -90,15 +90,8 @@ def explain(error: BaseException | None, url: str, files: TlsFiles) -> str | Non
     if isinstance(error, ssl.SSLCertVerificationError):
         return _of_theirs(error, url, host or "", files)
     reason = error.reason or ""
-    if any(part in reason for part in _NONE_GIVEN) and files.cert is None:
-        return f"{url} wants a client certificate, and none is set: set `cert` and `key`"
-    if any(part in reason for part in _OURS_EXPIRED):
-        return f"{url} refuses the client certificate {files.cert}: it has expired; renew it"
-    if any(part in reason for part in _OURS_UNKNOWN):
-        return (
-            f"{url} refuses the client certificate {files.cert}: it is not signed by a CA that the "
-            "server trusts; set `cert` and `key` to one that is"
-        )
+    if any(part in reason for part in _OF_OURS):
+        return _of_ours(url, files)
     if any(part in reason for part in _NOT_TLS):
         return f"{url} does not speak TLS: write http:// in `url`, or name its TLS port"
     return f"{url}: TLS failed: {reason or error}"
@@ -107,8 +100,8 @@ def explain(error: BaseException | None, url: str, files: TlsFiles) -> str | Non
 def why_refused(url: str, tls: ClientTls) -> str | None:
     """Ask again by a handshake alone, and wait for what the server has to say of it. Blocks.
 
-    In TLS 1.3 a client certificate is refused after the client's handshake is over; what it sends
-    meanwhile makes the server's system discard the reason.
+    In TLS 1.3 a client certificate is refused after the client's handshake is over. Whoever is
+    content then waits for a request; whoever closes the connection instead has refused us.
     """
     parts = urlsplit(url)
     try:
@@ -116,12 +109,38 @@ def why_refused(url: str, tls: ClientTls) -> str | None:
             socket.create_connection((parts.hostname or "", parts.port or 443), _HEAR_SECONDS) as s,
             tls.context.wrap_socket(s, server_hostname=parts.hostname) as secure,
         ):
-            secure.recv(1)
+            accepted = False
+            with contextlib.suppress(ConnectionError, ssl.SSLEOFError):
+                accepted = secure.recv(1) != b""
+            return None if accepted else _of_ours(url, tls.files)
     except ssl.SSLError as error:
         return explain(error, url, tls.files)
     except OSError:
-        return None  # it is not there, or content with us
+        return None  # it is not there; or it is content with us, and waits
+
+
+def expiry(files: TlsFiles) -> str | None:
+    """What is to be said where our certificate has expired."""
+    if files.cert is None:
+        return None
+    from cryptography.x509 import load_pem_x509_certificate
+
+    with contextlib.suppress(OSError, ValueError):
+        ours = load_pem_x509_certificate(files.cert.read_bytes())
+        if ours.not_valid_after_utc < datetime.now(UTC):
+            ended = f"{ours.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+            return f"the client certificate {files.cert} has expired on {ended}; renew it"
     return None
+
+
+def _of_ours(url: str, files: TlsFiles) -> str:
+    if files.cert is None:
+        return f"{url} wants a client certificate, and none is set: set `cert` and `key`"
+    return f"{url} refuses us: " + (
+        expiry(files)
+        or f"the client certificate {files.cert} is not signed by a CA that the server trusts; set "
+        "`cert` and `key` to one that is"
+    )
 
 
 def _of_theirs(error: ssl.SSLCertVerificationError, url: str, host: str, files: TlsFiles) -> str:

@@ -118,7 +118,7 @@ def test_a_client_certificate_of_a_ca_that_the_server_does_not_know(
 def test_a_client_certificate_that_has_expired(url: str, ours: Authority) -> None:
     cert, key = ours.issue("old", "agents", expired=True)
     said = refused(url, ca=str(ours.pem), cert=cert, key=key)
-    assert f"{cert}: it has expired; renew it" in said
+    assert f"{url} refuses us: the client certificate {cert} has expired on" in said
 
 
 def test_a_server_of_a_ca_that_we_do_not_know(url: str, ours: Authority, theirs: Authority) -> None:
@@ -162,7 +162,7 @@ def test_files_that_cannot_be_used_are_named_with_their_field(
     empty.write_text("")
     for files, said in (
         ({"cert": missing, "key": other}, f"`cert` {missing} cannot be read"),
-        ({"cert": cert, "key": other}, "cannot be used together: KEY_VALUES_MISMATCH"),
+        ({"cert": cert, "key": other}, f"`cert` {cert} and `key` {other} cannot be used together"),
         ({"ca": str(empty)}, f"`ca` {empty} holds no certificate"),
     ):
 
@@ -198,7 +198,7 @@ def test_a_renewed_certificate_is_shown_without_a_new_session(url: str, ours: Au
             assert await ask(session) == "order 7"
             put(old.read_bytes(), ours.folder.joinpath("expired.key").read_bytes())
             await asyncio.sleep(3.5)  # until the connection that has been accepted is given up
-            assert "expired" in await until_refused(session)
+            assert f"{cert} has expired" in await until_refused(session)
             put(*good)
             await asyncio.sleep(_LOOK_EVERY + 0.1)
             assert await ask(session) == "order 7"
@@ -207,10 +207,10 @@ def test_a_renewed_certificate_is_shown_without_a_new_session(url: str, ours: Au
 
 
 async def until_refused(session: ToolSession) -> str:
-    for _ in range(10):
-        try:
-            await ask(session)
-        except ToolTransportError as error:
-            return f"expired: {error}"
-        await asyncio.sleep(0.5)
-    raise AssertionError("the expired certificate was never shown")
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await ask(session)
+            except ToolTransportError as error:
+                return str(error)
+            await asyncio.sleep(0.5)
