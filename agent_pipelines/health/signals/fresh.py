@@ -8,8 +8,9 @@ from agent_pipelines.indexing import changes
 def _evaluate(view: View) -> Reading:
     known = view.changes
     staleness = max(0.0, (view.now - known.since).total_seconds()) if known.since else 0.0
-    before = known.listed_at is not None and known.listed_at < view.now
-    listed = f", listed {(view.now - known.listed_at).total_seconds():.0f} s ago" if before else ""
+    listed = ""
+    if known.listed_at is not None and known.listed_at < view.now:
+        listed = f", listed {(view.now - known.listed_at).total_seconds():.0f} s ago"
     bound = view.index.max_staleness_seconds
     return Reading(
         State.TRUE if staleness <= bound else State.FALSE,
