@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from _pytest.terminal import TerminalReporter
 
 from agent_pipelines.indexing.embedding import Embedder
 from agent_pipelines.local import models, weaviate
@@ -37,6 +38,39 @@ _ADDRESSES = (
     "AGENT_PIPELINES_ASSETS",
     "AGENT_PIPELINES_STATE_DIR",
 )
+
+
+class Telling:
+    """Says a failure when it happens, and what was running when the run was interrupted.
+
+    A run that never ends, or is ended from outside, has no summary.
+    """
+
+    def __init__(self, terminal: TerminalReporter) -> None:
+        self._terminal = terminal
+        self._running: dict[str, None] = {}
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._running[nodeid] = None
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._running.pop(nodeid, None)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            last = report.longreprtext.strip().rpartition("\n")[2]
+            self._terminal.write_line(f"\n{report.when} of {report.nodeid} failed: {last}")
+
+    def pytest_keyboard_interrupt(self) -> None:
+        for nodeid in self._running:
+            self._terminal.write_line(f"\nwas running: {nodeid}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Telling(terminal))
 
 
 @pytest.hookimpl(tryfirst=True)

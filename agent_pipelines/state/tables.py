@@ -167,6 +167,9 @@ listings = Table(
     Column("listed_at", UtcDateTime, nullable=False),
     Column("source_digest", String(64), nullable=False),
     Column("documents", Integer, nullable=False),
+    # What that took; and when a look began another that has not ended.
+    Column("seconds", Float, nullable=False),
+    Column("begun_at", UtcDateTime),
 )
 
 #: One writer per name. A holder's token only grows, so that a late writer can be told apart.
