@@ -14,7 +14,7 @@ from _pytest.terminal import TerminalReporter
 
 from agent_pipelines.indexing.embedding import Embedder
 from agent_pipelines.local import models, weaviate
-from agent_pipelines.local.parts import Parts
+from agent_pipelines.local.parts import Launch, Parts
 from agent_pipelines.settings import Settings
 from resources.embedder import EmbedderResource
 from resources.embedders import openvino
@@ -34,6 +34,10 @@ _ADDRESSES = (
     "EMBEDDER_BASE_URL",
     "EMBEDDER_API_KEY",
     "SEARCH_TOOL_URL",
+    "SEARCH_TOOL_CA",
+    "SEARCH_TOOL_CERT",
+    "SEARCH_TOOL_KEY",
+    "SEARCH_TOOL_TOKEN",
     "DAGSTER_HOME",
     "AGENT_PIPELINES_ASSETS",
     "AGENT_PIPELINES_STATE_DIR",
@@ -107,11 +111,13 @@ def weaviate_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
     binary = weaviate.obtain(Settings().cache_dir, print)
     key = weaviate.api_key(state_dir)
     with Parts(state_dir) as parts:
-        launch = weaviate.launch(binary, state_dir, key)
-        # Its own MCP server: somebody else's tool server, for our client.
-        launch = replace(launch, env={**launch.env, "MCP_SERVER_ENABLED": "true"})
-        addresses = parts.ensure("weaviate", lambda: launch)
-        yield {**addresses, "api_key": key}
+
+        def launch() -> Launch:
+            ours = weaviate.launch(binary, state_dir, key)
+            # With its own MCP server: somebody else's tool server, for our client.
+            return replace(ours, env={**ours.env, "MCP_SERVER_ENABLED": "true"})
+
+        yield {**parts.ensure("weaviate", launch), "api_key": key}
 
 
 @pytest.fixture
