@@ -29,7 +29,7 @@ from mcp.types import ToolAnnotations
 Fault = Literal["slow", "garbage", "page", "cut", "500", "none"]
 
 #: Seconds that `slow` takes.
-SLOW = 3.0
+SLOW = 4.0
 
 
 class OrdersServer:

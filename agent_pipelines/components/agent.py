@@ -175,7 +175,11 @@ class AgentComponent(dg.Component):
             **self._common("answers", "One answer per task, with its citations and outcome."),
             deps=upstream,
             kinds={"vllm"},
-            required_resource_keys={resource_key(server) for server in self.tool_servers},
+            # Named here, not as parameters: which tool servers there are is in the YAML.
+            required_resource_keys={
+                *("weaviate", "embedder", "state", "llm"),
+                *map(resource_key, self.tool_servers),
+            },
             check_specs=[
                 dg.AssetCheckSpec(
                     "completion",
@@ -192,22 +196,23 @@ class AgentComponent(dg.Component):
             ],
         )
         def answers(
-            context: dg.AssetExecutionContext,
-            config: BatchConfig,
-            weaviate: WeaviateResource,
-            embedder: EmbedderResource,
-            state: StateResource,
-            llm: LlmResource,
+            context: dg.AssetExecutionContext, config: BatchConfig
         ) -> Iterator[dg.MaterializeResult[None]]:
+            resources = context.resources
+            weaviate: WeaviateResource = resources.weaviate
+            embedder: EmbedderResource = resources.embedder
+            state: StateResource = resources.state
             try:
                 with leases.hold(state.engine(), f"agent {self.name}") as lease:
                     admitted = self._admit(weaviate, embedder, state)
                     look = partial(self._look, weaviate, embedder, state)
                     tools = {
-                        server: getattr(context.resources, resource_key(server))
+                        server: getattr(resources, resource_key(server))
                         for server in self.tool_servers
                     }
-                    yield asyncio.run(self._run(context, config, admitted, look, lease, llm, tools))
+                    yield asyncio.run(
+                        self._run(context, config, admitted, look, lease, resources.llm, tools)
+                    )
             except (UserError, ToolTransportError) as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
 

@@ -49,8 +49,10 @@ class ToolServerComponent(dg.Component):
     def load(
         cls, attributes: BaseModel | None, context: dg.ComponentLoadContext
     ) -> "ToolServerComponent":
-        assert isinstance(attributes, ToolServerConfig)
-        return cls(context.path.name, attributes, context.path)
+        # None: a folder called `search` has nothing to say where all is as it is by default.
+        config = attributes or ToolServerConfig()
+        assert isinstance(config, ToolServerConfig)
+        return cls(context.path.name, config, context.path)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """None: its resource is bound with all the others, in `definitions.py`."""

@@ -79,7 +79,7 @@ def test_an_agent_that_names_no_server_has_the_one_for_searching(tmp_path: Path)
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("  timeout: 3\n", "timeout: there is no such field"),
+        ("  timeout: 3\n", "there is no such field"),
         ("  concurrency: 0\n", "concurrency"),
         ("  breaker: {failures: 0}\n", "failures"),
         ("  cert: tls.crt\n", "cert is set and key is not; set both"),
