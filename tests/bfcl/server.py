@@ -1,4 +1,4 @@
-"""The benchmark's APIs as a tool server on our own shell; run as a program: PORT.
+"""The benchmark's APIs as a tool server on our own shell; run as a program: PORT PROBES_PORT.
 
 Belongs here: a tool for each of their methods. Does not belong here: what a method does.
 
@@ -100,4 +100,5 @@ async def _ready() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(build_server(), host="127.0.0.1", port=int(sys.argv[1]), ready=_ready))
+    port, probes_port = map(int, sys.argv[1:])
+    asyncio.run(serve(build_server(), ready=_ready, port=port, probes_port=probes_port))

@@ -1,4 +1,4 @@
-"""The conformance suite's fixtures on our own shell; run as a program: PORT [streams].
+"""The conformance suite's fixtures on our own shell; run as a program: PORT PROBES_PORT [streams].
 
 Belongs here: the two builds. As it is shipped, the shell answers in JSON and keeps no sessions. The
 suite's scenarios in which the server asks the client need both, so `streams` builds it with them;
@@ -21,8 +21,11 @@ from mcp.types import (
 )
 from starlette.applications import Starlette
 
-from agent_pipelines.toolservers.shell import serve
+from agent_pipelines.toolservers.shell import Options, serve
 from tests.conformance import fixtures
+
+#: Of this machine, for browsers' requests; by default the shell admits none.
+_ORIGINS = ("http://127.0.0.1:*", "http://localhost:*")
 
 #: After how long a client comes back to a stream that was closed.
 _RETRY_MILLISECONDS = 100
@@ -88,6 +91,7 @@ async def _ready() -> None:
 
 
 if __name__ == "__main__":
-    port, *streams = sys.argv[1:]
+    port, probes_port, *streams = sys.argv[1:]
     server = build(Streaming if streams else MCPServer)
-    asyncio.run(serve(server, host="127.0.0.1", port=int(port), ready=_ready))
+    options = Options(port=int(port), probes_port=int(probes_port), allowed_origins=_ORIGINS)
+    asyncio.run(serve(server, ready=_ready, options=options))

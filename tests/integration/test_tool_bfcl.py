@@ -1,8 +1,8 @@
 """200 conversations of a public benchmark through everything that a batch has.
 
-A model that is told the ground truth speaks vLLM's HTTP; the agent loop, the session, the shell and
-1,142 calls on eight stateful APIs are real. What the calls leave behind, and what each of them
-answered, is what they leave and answer when they are made directly.
+A model that is told the ground truth speaks vLLM's HTTP; the agent loop, the session, mTLS, the
+shell and 1,142 calls on eight stateful APIs are real. What the calls leave behind, and what each of
+them answered, is what they leave and answer when they are made directly.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from agent_pipelines.state.engine import open_engine
 from resources.tools import ToolServerResource
 from tests.bfcl.benchmark import Entry, World, entries, methods
 from tests.bfcl.server import CONVERSATION, STATE
+from tests.certificates import Authority
 from tests.scripted_model import MODEL, ScriptedModel, Turn, calls, says
 from tests.tool_processes import serving
 
@@ -94,10 +95,12 @@ def replay(folder: Path) -> Replayed:
         task = Task(key, {"question": "\n".join(entry.questions), CONVERSATION: key})
         tasks.setdefault(tuple(sorted(entry.apis)), []).append(task)
 
-    async def main(url: str, base_url: str) -> tuple[list[BatchReport], dict[str, Any]]:
+    async def main(
+        server: ToolServerResource, base_url: str
+    ) -> tuple[list[BatchReport], dict[str, Any]]:
         async with (
             openai.AsyncOpenAI(base_url=base_url, api_key="x") as client,
-            ToolServerResource(url=url).session() as tools,
+            server.session() as tools,
         ):
             reports = [
                 await run_batch(
@@ -113,8 +116,18 @@ def replay(folder: Path) -> Replayed:
             states = {key: await tools.call(STATE, {CONVERSATION: key}) for key in entries()}
             return reports, {key: json.loads(state.text) for key, state in states.items()}
 
-    with serving("tests.bfcl.server") as port, ScriptedModel(tells_the_truth) as model:
-        reports, states = asyncio.run(main(f"http://127.0.0.1:{port}/mcp", model.base_url))
+    authority = Authority(folder / "certificates")
+    cert, key = authority.issue("server", "127.0.0.1")
+    tls = {"tls_cert": cert, "tls_key": key, "tls_client_ca": authority.pem}
+    with serving("tests.bfcl.server", **tls) as port, ScriptedModel(tells_the_truth) as model:
+        own_cert, own_key = authority.issue("client", caller="batch")
+        server = ToolServerResource(
+            url=f"https://127.0.0.1:{port}/mcp",
+            ca=str(authority.pem),
+            cert=str(own_cert),
+            key=str(own_key),
+        )
+        reports, states = asyncio.run(main(server, model.base_url))
     last = {whose(body): answered(body) for body in model.requests}
     ended = {key: Ended(last[key], state) for key, state in states.items()}
     return Replayed(reports, ended, model.requests)
