@@ -58,8 +58,13 @@ def assess(deployment: Mapping[str, Any]) -> DeploymentStatus:
 
 
 def _problems(status: Mapping[str, Any]) -> Iterator[str]:
-    """Conditions that are not as they should be; a rollout within its deadline has none."""
+    """Conditions that are not as they should be."""
+    conditions = {entry["type"]: entry for entry in status.get("conditions") or []}
+    progress = conditions.get("Progressing", {})
+    # Until its deadline, a rollout has every right to have too few pods yet.
+    if progress.get("status") == "True" and progress.get("reason") != "NewReplicaSetAvailable":
+        conditions.pop("Available", None)
     wanted = {"Available": "True", "Progressing": "True", "ReplicaFailure": "False"}
-    for condition in status.get("conditions") or []:
-        if condition["status"] != wanted.get(condition["type"], condition["status"]):
+    for kind, condition in conditions.items():
+        if condition["status"] != wanted.get(kind, condition["status"]):
             yield short(f"{condition.get('reason', '')}: {condition.get('message', '')}")
