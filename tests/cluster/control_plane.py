@@ -7,7 +7,6 @@ Belongs here: starting and ending them, and a client with all rights. Does not b
 import contextlib
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -265,7 +264,9 @@ def _service_network() -> Addresses | None:
     """Linux routes all of 127.0.0.0/8 to itself; port 443 takes the right to bind it."""
     if sys.platform != "linux":
         return None
-    for second in random.sample(_NETWORKS, len(_NETWORKS)):
+    for number in range(len(_NETWORKS)):
+        # By the pid: workers that start at the same moment try different ones first.
+        second = _NETWORKS[(os.getpid() + number) % len(_NETWORKS)]
         host = f"127.{second}.0.1"
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
