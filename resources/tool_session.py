@@ -118,10 +118,10 @@ class OutageAsAnswer(httpx2.AsyncBaseTransport):
         except httpx2.TimeoutException as error:
             return _error(REQUEST_TIMEOUT, f"{type(error).__name__}: no answer in time")
         except httpx2.RequestError as error:
-            # Some come without a message, such as that of a server that refuses our certificate.
-            said = explain(error, str(request.url), self.tls.files)
-            said = said or str(error) or expiry(self.tls.files) or ""
-            return _error(CONNECTION_CLOSED, f"{type(error).__name__}: {said}".rstrip(": "))
+            # A server that refuses our certificate may just close the connection.
+            said = explain(error, str(request.url), self.tls.files) or str(error)
+            said = ": ".join(filter(None, (type(error).__name__, said, expiry(self.tls.files))))
+            return _error(CONNECTION_CLOSED, said)
         if request.method == "POST" and (wrong := self._what_is_wrong(request, response)):
             return wrong
         return response
