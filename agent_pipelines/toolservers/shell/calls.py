@@ -41,9 +41,9 @@ class Calls:
         span = get_current_span().get_span_context()
         if span.is_valid:
             exchange.trace_id = f"{span.trace_id:032x}"
-        self._metrics.calls.labels(name).inc()
-        in_flight = self._metrics.in_flight.labels(name)
-        in_flight.inc()
+        series = self._metrics.of(name)
+        series.calls.inc()
+        series.in_flight.inc()
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout):
@@ -58,10 +58,10 @@ class Calls:
             exchange.outcome = "error"
             raise
         finally:
-            in_flight.dec()
-            self._metrics.seconds.labels(name).observe(time.perf_counter() - started)
+            series.in_flight.dec()
+            series.seconds.observe(time.perf_counter() - started)
             if exchange.outcome != "ok":
-                self._metrics.errors.labels(name).inc()
+                series.errors.inc()
 
     async def _label(self, params: Mapping[str, Any] | None) -> str:
         """Only names of real tools become label values, else a caller could invent series."""
