@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
-from mcp.server import MCPServer
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.transport_security import TransportSecuritySettings
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -20,6 +19,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+
+from agent_pipelines.toolservers.server import AnyServer, has_tool
 
 #: None when what the tools depend on answers, else why not, in words for a person.
 Readiness = Callable[[], Awaitable[str | None]]
@@ -37,7 +38,7 @@ _DRAIN_SECONDS = 20
 class ToolMetrics:
     """Counts and times every tool call. A registry of its own: one process may serve several."""
 
-    def __init__(self, server: MCPServer) -> None:
+    def __init__(self, server: AnyServer) -> None:
         self.registry = CollectorRegistry()
         self._server = server
         label = ("tool_name",)
@@ -77,12 +78,13 @@ class ToolMetrics:
     async def _label(self, params: Any) -> str:
         """Only names of real tools become label values, else a caller could invent series."""
         name = (params or {}).get("name")
-        names = {tool.name for tool in await self._server.list_tools()}
-        return name if name in names else "unknown"
+        if isinstance(name, str) and await has_tool(self._server, name):
+            return name
+        return "unknown"
 
 
 def build_app(
-    server: MCPServer, *, ready: Readiness, allowed_hosts: Sequence[str] = LOOPBACK
+    server: AnyServer, *, ready: Readiness, allowed_hosts: Sequence[str] = LOOPBACK
 ) -> tuple[Starlette, Starlette]:
     """The application that serves `/mcp` and the probes, and one that serves the probes alone."""
     metrics = ToolMetrics(server)
@@ -99,7 +101,7 @@ def build_app(
 
 
 async def serve(
-    server: MCPServer,
+    server: AnyServer,
     *,
     host: str,
     port: int,
