@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from agent_pipelines.commands.tool_arguments import NAME, STDIO, ToolsGroup
 from agent_pipelines.errors import UserError
 from agent_pipelines.settings import Settings
 
@@ -32,7 +33,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-tools_app = typer.Typer(help="Run an MCP tool server.", no_args_is_help=True)
+tools_app = typer.Typer(
+    cls=ToolsGroup,
+    help="Serve MCP tools over HTTP, to agents and to any MCP client.",
+    no_args_is_help=True,
+    subcommand_metavar="NAME | --stdio CMD… | new NAME",
+)
 app.add_typer(tools_app, name="tools")
 
 #: For people. Standard output is for results, so that `--json` can be read by a program.
@@ -306,14 +312,19 @@ def exporter(
     )
 
 
+Port = Annotated[int, typer.Option(help="Port of the MCP endpoint (/mcp).")]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+ProbesPort = Annotated[
+    int | None,
+    typer.Option(help="Also serve /health, /ready and /metrics, in plain HTTP, on this port."),
+]
+
+
 @tools_app.command("search")
 def tools_search(
-    port: Annotated[int, typer.Option(help="Port of the MCP endpoint (/mcp).")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    probes_port: Annotated[
-        int | None,
-        typer.Option(help="Also serve /health, /ready and /metrics, in plain HTTP, on this port."),
-    ] = None,
+    port: Port,
+    host: Host = "127.0.0.1",
+    probes_port: ProbesPort = None,
     assets: Assets = None,
 ) -> None:
     """Search over every index, for agents."""
@@ -321,6 +332,70 @@ def tools_search(
 
     with _session(assets) as session:
         serve_search(session, host=host, port=port, probes_port=probes_port)
+
+
+@tools_app.command(NAME, hidden=True)
+def tools_named(
+    name: Annotated[str, typer.Argument()],
+    port: Port,
+    host: Host = "127.0.0.1",
+    probes_port: ProbesPort = None,
+) -> None:
+    """Serve the tool server of this name."""
+    from agent_pipelines.commands.tools import serve_named
+
+    serve_named(name, host=host, port=port, probes_port=probes_port)
+
+
+@tools_app.command(STDIO, context_settings={"allow_interspersed_args": False})
+def tools_stdio(
+    command: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CMD [ARG]...", help="The server's command, with `--` before it if you like."
+        ),
+    ],
+    port: Port,
+    host: Host = "127.0.0.1",
+    probes_port: ProbesPort = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=VALUE]",
+            help="A variable that it gets, besides HOME, LOGNAME, PATH, SHELL, TERM and USER. "
+            "Without a value: ours, so that no secret stands in a list of processes.",
+        ),
+    ] = None,
+) -> None:
+    """Any stdio MCP server, behind HTTP with probes, metrics, TLS and limits.
+
+    `agent-pipelines tools --stdio --port 8000 -- npx -y some-server /data`
+
+    One process of it serves every caller. It is started again when it ends, and ends with us,
+    together with all that it started.
+    """
+    from agent_pipelines.commands.tools import serve_stdio
+
+    serve_stdio(command, env or [], host=host, port=port, probes_port=probes_port)
+
+
+@tools_app.command("new")
+def tools_new(
+    name: Annotated[str, typer.Argument(help="Name of the server, of its file and of its tool.")],
+    function: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODULE:FUNCTION",
+            help="An existing function; its signature and docstring make the tool.",
+        ),
+    ] = None,
+) -> None:
+    """Write a tool server of your own, NAME.py, and its test, here."""
+    from agent_pipelines.commands.new_tool import write
+
+    for line in write(Path.cwd(), name, function):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _interrupt(number: int, _frame: object) -> None:

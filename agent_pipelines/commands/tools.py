@@ -1,21 +1,83 @@
-"""`tools search`: the search tool server, over every index of the assets folder.
+"""`tools`: serving a tool server by its name, or a stdio server by its command.
 
-Belongs here: handing the server its connections.
+Belongs here: handing each server its connections. Does not belong here: how they are served
+(`toolservers/shell.py`), or how the command line is read (`tool_arguments.py`).
 """
 
 import asyncio
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
-from agent_pipelines.health.readers import CheckedSearcher
-from agent_pipelines.session import Session
-from agent_pipelines.toolservers import search, shell
-from resources.embedder import EmbedderResource
-from resources.state import StateResource
-from resources.weaviate import WeaviateResource
+from agent_pipelines.errors import UserError
+from agent_pipelines.toolservers import catalogue, shell
+
+if TYPE_CHECKING:
+    from agent_pipelines.session import Session
+
+#: A call to a stdio server, from its arrival to its result.
+_CALL_SECONDS = 25.0
 
 
-def serve_search(session: Session, *, host: str, port: int, probes_port: int | None) -> None:
-    """Serve until SIGTERM or Ctrl-C."""
+def serve_named(name: str, *, host: str, port: int, probes_port: int | None) -> None:
+    """Serve a shipped server, or one of the user's own, until SIGTERM or Ctrl-C.
+
+    Raises:
+        UserError: there is none of this name, or its settings are not right.
+    """
+    server = catalogue.find(name)
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(server.open())
+        except ModuleNotFoundError as error:
+            raise catalogue.not_installed(name, error) from error
+        asyncio.run(
+            shell.serve(
+                opened.server, host=host, port=port, ready=opened.ready, probes_port=probes_port
+            )
+        )
+
+
+def serve_stdio(
+    argv: Sequence[str], env: Sequence[str], *, host: str, port: int, probes_port: int | None
+) -> None:
+    """Serve any stdio MCP server until SIGTERM or Ctrl-C, and end it and what it started.
+
+    ``env`` names variables of ours that it gets too, or gives them, as in NAME=VALUE.
+
+    Raises:
+        UserError: it cannot be started, or a variable is not set.
+    """
+    from agent_pipelines.toolservers import stdio
+    from agent_pipelines.toolservers.stdio_child import Command, running
+
+    command = Command(split(argv), dict(_variable(given) for given in env))
+
+    async def serve() -> None:
+        async with running(command, call_seconds=_CALL_SECONDS) as child:
+            await shell.serve(
+                stdio.build_server(child),
+                host=host,
+                port=port,
+                ready=child.ready,
+                probes_port=probes_port,
+            )
+
+    asyncio.run(serve())
+
+
+def serve_search(session: "Session", *, host: str, port: int, probes_port: int | None) -> None:
+    """Serve the search over every index of the assets folder, until SIGTERM or Ctrl-C."""
+    # The stores and the embedder: slow to import, and no other server's business.
+    from agent_pipelines.health.readers import CheckedSearcher
+    from agent_pipelines.toolservers import search
+    from resources.embedder import EmbedderResource
+    from resources.state import StateResource
+    from resources.weaviate import WeaviateResource
+
     with ExitStack() as stack:
         indexes = {
             name: stack.enter_context(
@@ -36,3 +98,29 @@ def serve_search(session: Session, *, host: str, port: int, probes_port: int | N
                 probes_port=probes_port,
             )
         )
+
+
+def split(argv: Sequence[str]) -> tuple[str, ...]:
+    """The command and its arguments, also where all of it came as one quoted string."""
+    if len(argv) == 1 and shutil.which(argv[0]) is None:
+        argv = shlex.split(argv[0])
+    command = argv[0] if argv else ""
+    if shutil.which(command) is None:
+        raise UserError(
+            f"there is no command {command!r}",
+            remedy="name a program on the PATH or by its path, as in "
+            "`agent-pipelines tools --stdio --port 8000 -- npx -y some-mcp-server`",
+        )
+    return tuple(argv)
+
+
+def _variable(given: str) -> tuple[str, str]:
+    name, says, value = given.partition("=")
+    if not says:
+        if name not in os.environ:
+            raise UserError(
+                f"--env {name}: this variable is not set",
+                remedy=f"set it, or give its value as in --env {name}=VALUE",
+            )
+        value = os.environ[name]
+    return name, value
