@@ -8,7 +8,7 @@ the child is told of no sampling, elicitation or roots, and nobody can subscribe
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from mcp.server import CacheHint, Server, ServerRequestContext
 from mcp.shared.exceptions import MCPError
@@ -24,12 +24,13 @@ from mcp.types import (
     CallToolResult,
     CompleteRequestParams,
     GetPromptRequestParams,
+    Implementation,
     PaginatedRequestParams,
     ReadResourceRequestParams,
     RequestParams,
     TextContent,
 )
-from mcp.types.methods import CACHEABLE_METHODS
+from mcp.types.methods import CacheableMethod
 
 from agent_pipelines.toolservers.outcome import outage
 from agent_pipelines.toolservers.stdio_child import Child, Down, Slow
@@ -60,17 +61,17 @@ _Context = ServerRequestContext[Any, Any]
 
 def build_server(child: Child) -> Server[Any]:
     """A server that offers what the child does, under the child's name."""
-    info = child.info
+    info = child.info or Implementation(name=child.name, version="")
     server: Server[Any] = Server(
-        info.name if info else child.name,
-        version=info.version if info else "",
-        title=info.title if info else None,
-        description=info.description if info else None,
-        website_url=info.website_url if info else None,
-        icons=info.icons if info else None,
+        info.name,
+        version=info.version,
+        title=info.title,
+        description=info.description,
+        website_url=info.website_url,
+        icons=info.icons,
         instructions=child.instructions,
         # A child of the older era says nothing of caching; the newer one wants it said: none.
-        cache_hints={method: CacheHint() for method in CACHEABLE_METHODS},
+        cache_hints=dict.fromkeys(get_args(CacheableMethod), CacheHint()),
         get_tool_input_schema=lambda name: child.tools.get(name),
     )
     for capability, methods in _PASSED_ON.items():

@@ -9,12 +9,12 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from mcp import types
 from mcp.client import Client
@@ -24,7 +24,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
 from mcp.types import CONNECTION_CLOSED, ToolListChangedNotification
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import TypeAdapter, ValidationError
+from pydantic import RootModel, ValidationError
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.toolservers import stdio_guard
@@ -51,7 +51,7 @@ _LINES_KEPT = 20
 _LINE_BYTES = 8192
 _PAGES = 1000
 
-_ANSWER: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+_T = TypeVar("_T")
 
 
 class Down(Exception):
@@ -77,6 +77,10 @@ class Command:
 
 class _Raw(types.Request[dict[str, Any], str]):
     """A request whose parameters are sent as they came."""
+
+
+class _Answer(RootModel[dict[str, Any]]):
+    """A result as it came."""
 
 
 @asynccontextmanager
@@ -141,7 +145,7 @@ class Child:
         request = self._start(
             client.session.send_request(
                 _Raw(method=method, params=dict(params)),
-                _ANSWER,
+                _Answer,
                 request_read_timeout_seconds=2 * self._call_seconds,  # ours is the one that counts
                 progress_callback=on_progress,
             )
@@ -158,7 +162,7 @@ class Child:
         finally:
             request.cancel()
         try:
-            return request.result()
+            return request.result().root
         except MCPError as error:
             if error.code == CONNECTION_CLOSED:
                 raise Down(self._why) from error
@@ -286,9 +290,8 @@ class Child:
         tools: dict[str, Mapping[str, Any]] = {}
         cursor: str | None = None
         for _ in range(_PAGES):
-            page = await client.session.send_request(
-                _Raw(method="tools/list", params={"cursor": cursor} if cursor else {}), _ANSWER
-            )
+            asked = _Raw(method="tools/list", params={"cursor": cursor} if cursor else {})
+            page = (await client.session.send_request(asked, _Answer)).root
             tools |= {tool["name"]: tool["inputSchema"] for tool in page["tools"]}
             cursor = page.get("nextCursor")
             if not cursor:
@@ -315,7 +318,7 @@ class Child:
 
     async def _answers(self, client: Client, over: asyncio.Event) -> bool:
         method = "server/discover" if _modern(client) else "ping"
-        ping = self._start(client.session.send_request(_Raw(method=method, params={}), _ANSWER))
+        ping = self._start(client.session.send_request(_Raw(method=method, params={}), _Answer))
         await asyncio.wait({ping}, timeout=_HUNG_SECONDS)
         if not ping.done():
             ping.cancel()
@@ -326,7 +329,7 @@ class Child:
         # Whoever refuses a ping has answered it.
         return not (isinstance(error, MCPError) and error.code == CONNECTION_CLOSED)
 
-    def _start(self, work: Any) -> asyncio.Task[Any]:
+    def _start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._forget)
