@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from agent_pipelines.commands.tool_arguments import NAME, STDIO, ToolsGroup
+from agent_pipelines.commands.tool_arguments import HELP, NAME, STDIO, ToolsGroup
 from agent_pipelines.errors import UserError
 from agent_pipelines.settings import Settings
 
@@ -35,9 +35,9 @@ app = typer.Typer(
 )
 tools_app = typer.Typer(
     cls=ToolsGroup,
-    help="Serve MCP tools over HTTP, to agents and to any MCP client.",
+    help=HELP,
     no_args_is_help=True,
-    subcommand_metavar="NAME | --stdio CMD… | new NAME",
+    subcommand_metavar="NAME | --stdio CMD… | new",
 )
 app.add_typer(tools_app, name="tools")
 
@@ -351,9 +351,7 @@ def tools_named(
 def tools_stdio(
     command: Annotated[
         list[str],
-        typer.Argument(
-            metavar="CMD [ARG]...", help="The server's command, with `--` before it if you like."
-        ),
+        typer.Argument(metavar="CMD", help="The server's command; `--` before it if you like."),
     ],
     port: Port,
     host: Host = "127.0.0.1",

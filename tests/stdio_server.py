@@ -143,8 +143,11 @@ def pid() -> int:
 @server.tool()
 def daemon() -> int:
     """Leave a process behind, in a session of its own, whose parent is gone."""
-    script = "import subprocess as s; print(s.Popen(['sleep', '3600'], start_new_session=True).pid)"
-    found = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
+    quiet = "stdin=s.DEVNULL, stdout=s.DEVNULL, stderr=s.DEVNULL, start_new_session=True"
+    script = f"import subprocess as s; print(s.Popen(['sleep', '3600'], {quiet}).pid)"
+    found = subprocess.run(
+        [sys.executable, "-c", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True
+    )
     return int(found.stdout)
 
 

@@ -207,7 +207,7 @@ class Child:
             rest = min(_LONGEST_REST_SECONDS, _FIRST_REST_SECONDS * 2 ** (failures - 1))
             rest = rest if failures else 0.0
             failures += 1
-            _log.warning("%s ended (%s), starts again in %g s", self.name, self._why, rest)
+            _log.warning("%s: %s; starts again in %g s", self.name, self._why, rest)
             if rest:
                 self._resting = True
                 await asyncio.sleep(rest)
