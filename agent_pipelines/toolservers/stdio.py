@@ -7,7 +7,8 @@ What needs a way back to the caller stays behind, for any replica must be able t
 the child is told of no sampling, elicitation or roots, and nobody can subscribe.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, get_args
 
 from mcp.server import CacheHint, Server, ServerRequestContext
@@ -31,6 +32,7 @@ from mcp.types import (
     TextContent,
 )
 from mcp.types.methods import CacheableMethod
+from starlette.requests import Request
 
 from agent_pipelines.toolservers.outcome import outage
 from agent_pipelines.toolservers.stdio_child import Child, Down, Slow
@@ -87,11 +89,12 @@ def _pass_on(
     async def answer(ctx: _Context, _: RequestParams) -> dict[str, Any] | CallToolResult:
         wanted = progress_token_from_params(ctx.params) is not None
         try:
-            return await child.ask(
+            asked = child.ask(
                 method,
                 _without_ours(ctx.params or {}),
                 ctx.session.report_progress if wanted else None,
             )
+            return await _while_wanted(ctx.request, asked)
         except Down as error:
             text = f"{child.name} did not answer: {error}."
             if method != "tools/call":
@@ -117,6 +120,29 @@ def _pass_on(
             )
 
     return answer
+
+
+async def _while_wanted(request: Any, asked: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    """The answer; cancelled when the caller hangs up, which is how HTTP says that it is not wanted.
+
+    The SDK notices that by itself only where it streams.
+    """
+    if not isinstance(request, Request):
+        return await asked
+    call, gone = asyncio.create_task(asked), asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({call, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not call.done():
+            raise MCPError(CONNECTION_CLOSED, "the caller has hung up")
+        return call.result()
+    finally:
+        call.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _without_ours(params: Mapping[str, Any]) -> dict[str, Any]:

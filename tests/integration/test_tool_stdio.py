@@ -212,6 +212,16 @@ def test_what_is_no_message_is_passed_over_and_not_quoted(shared: Gateway) -> No
     assert "secret" not in shared.command.err
 
 
+def test_a_caller_that_hangs_up_stops_its_call(shared: Gateway) -> None:
+    async def use(client: Client) -> None:
+        call = asyncio.create_task(client.call_tool("wait", {"key": "http"}))
+        await asyncio.to_thread(until, (shared.notes / "http.waiting").exists, 10, "the call")
+        call.cancel()
+        await asyncio.to_thread(until, (shared.notes / "http.cancelled").exists, 10, "its end")
+
+    shared.ask(use)
+
+
 def test_it_gets_only_those_variables_that_are_named(tmp_path: Path) -> None:
     given = {"NAMED": "one", "UNNAMED": "two"}
     options = ("--env", "NAMED", "--env", "WRITTEN=three")
