@@ -8,7 +8,6 @@ import base64
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -162,19 +161,6 @@ def say(line: str) -> None:
     """Write a line on standard error."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
-
-
-@server.tool()
-def babble() -> None:
-    """Write what is no message onto the wire."""
-    sys.__stdout__.write("secret, and no message at all\n")  # type: ignore[union-attr]
-    sys.__stdout__.flush()  # type: ignore[union-attr]
-
-
-@server.tool()
-def block(seconds: float) -> None:
-    """Answer nobody meanwhile."""
-    time.sleep(seconds)
 
 
 @server.tool()

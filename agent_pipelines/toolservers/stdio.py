@@ -94,7 +94,7 @@ def _pass_on(
                 _without_ours(ctx.params or {}),
                 ctx.session.report_progress if wanted else None,
             )
-            return await _while_wanted(ctx.request, asked)
+            result = await _while_wanted(ctx.request, asked)
         except Down as error:
             text = f"{child.name} did not answer: {error}."
             if method != "tools/call":
@@ -118,6 +118,8 @@ def _pass_on(
                 ],
                 is_error=True,
             )
+        # The older era has but one kind of result, and does not say which.
+        return {"resultType": "complete", **result}
 
     return answer
 

@@ -1,7 +1,5 @@
-"""`agent-pipelines tools`: how its arguments are read, what it finds, and what it writes."""
+"""`agent-pipelines tools`: how its arguments are read, what it finds, and what `new` refuses."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,8 +11,6 @@ from agent_pipelines.commands import new_tool
 from agent_pipelines.commands import tools as command
 from agent_pipelines.errors import UserError
 from agent_pipelines.toolservers import catalogue
-
-_ROOT = Path(__file__).parents[2]
 
 _SERVER = """
 from contextlib import nullcontext
@@ -39,20 +35,6 @@ TOOL_SERVER = ToolServer("mine", SUMMARY, lambda: nullcontext(Opened(MCPServer("
 """
 
 _FUNCTIONS = '''
-def plural(word: str, count: int = 2) -> str:
-    """Say how many there are.
-
-    >>> plural("dog", count=3)
-    '3 dogs'
-    """
-    return f"{count} {word}s"
-
-
-async def wipe(path: str) -> dict[str, int]:
-    """Delete everything below a path, which no test may do."""
-    raise AssertionError(path)
-
-
 def untyped(text) -> str:
     """It says nothing of its parameter."""
     return text
@@ -210,34 +192,3 @@ def test_new_writes_nothing_where_it_cannot_write_all(
     assert [file for file in sorted(here.iterdir()) if file.suffix == ".py"] == [
         file for file in before if file.suffix == ".py"
     ]
-
-
-def test_what_new_writes_passes_its_own_test_and_every_check(here: Path) -> None:
-    for arguments in (
-        ["weather"],
-        ["plurals", "--from", "functions:plural"],
-        ["wiping", "--from", "functions:wipe"],
-    ):
-        result = tools("new", *arguments)
-        assert result.exit_code == 0, result.output
-        assert f"python -m pytest test_{arguments[0]}.py" in result.output
-    ran = _run("pytest", "-q", "-rs", "-p", "no:cacheprovider", *map(str, here.glob("test_*.py")))
-    # Two that answer (by the example and by the docstring), one that must not be called.
-    assert "8 passed, 1 skipped" in ran, ran
-    assert "Success" in _run("mypy", "--strict", "weather.py", "plurals.py", "test_weather.py")
-    files = ["weather.py", "plurals.py", "wiping.py", *(file.name for file in here.glob("test_*"))]
-    assert "All checks passed" in _run("ruff", "check", "--isolated", *files)
-    assert "already formatted" in _run("ruff", "format", "--isolated", "--check", *files)
-
-
-def _run(module: str, *arguments: str) -> str:
-    # The package as a user has it installed.
-    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "MYPYPATH": str(_ROOT)}
-    ran = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    return ran.stdout + ran.stderr
