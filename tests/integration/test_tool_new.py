@@ -9,7 +9,7 @@ from tests.processes import cli
 
 _ROOT = Path(__file__).parents[2]
 
-_FUNCTIONS = '''
+_FUNCTIONS = '''\
 def plural(word: str, count: int = 2) -> str:
     """Say how many there are.
 
