@@ -6,7 +6,6 @@ Run as a program it is that process.
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,7 +26,9 @@ from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.indexing.search import Doubt, Hit, SearchResult
 from agent_pipelines.indexing.store import Filter
 from agent_pipelines.toolservers import search, shell
+from agent_pipelines.toolservers.outcome import OUTAGE
 from resources.tools import ToolServerResource
+from tests.loopback import free_port
 
 T = TypeVar("T")
 
@@ -97,13 +98,6 @@ class MemorySearcher:
             metadata={"team": "storage"},
             score=1.0 / (number + 1),
         )
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class Server:
@@ -289,6 +283,14 @@ def test_an_outage_behind_it_is_said_and_not_shown_as_an_empty_result(
         result = within(server.url, lambda session: session.call("search", arguments))
         assert result.is_error
         assert "Unavailable: Weaviate does not answer" in result.text
+        assert result.structured == {"kind": "unavailable", "withheld": None}
+        params = {"name": "search", "arguments": arguments}
+        raw = httpx2.post(
+            server.url,
+            json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params},
+            headers={"accept": "application/json, text/event-stream"},
+        )
+        assert raw.json()["result"]["_meta"][OUTAGE] == "index", "for a breaker to see"
     finally:
         server.down.unlink()
     assert server.get("/ready").status_code == 200
