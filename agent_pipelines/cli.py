@@ -26,6 +26,7 @@ from agent_pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from agent_pipelines.session import Session
+    from agent_pipelines.toolservers.shell import Options
 
 app = typer.Typer(
     help="Vector indexes that prove they are true, and batches of LLM agents that rely on them.",
@@ -320,6 +321,12 @@ ProbesPort = Annotated[
 ]
 
 
+def _options(host: str, port: int, probes_port: int | None) -> "Options":
+    from agent_pipelines.toolservers.shell import Options
+
+    return Options.from_environment(host=host, port=port, probes_port=probes_port)
+
+
 @tools_app.command("search")
 def tools_search(
     port: Port,
@@ -330,8 +337,9 @@ def tools_search(
     """Search over every index, for agents."""
     from agent_pipelines.commands.tools import serve_search
 
+    options = _options(host, port, probes_port)
     with _session(assets) as session:
-        serve_search(session, host=host, port=port, probes_port=probes_port)
+        serve_search(session, options)
 
 
 @tools_app.command(NAME, hidden=True)
@@ -344,7 +352,7 @@ def tools_named(
     """Serve the tool server of this name."""
     from agent_pipelines.commands.tools import serve_named
 
-    serve_named(name, host=host, port=port, probes_port=probes_port)
+    serve_named(name, _options(host, port, probes_port))
 
 
 @tools_app.command(STDIO, context_settings={"allow_interspersed_args": False})
@@ -374,7 +382,7 @@ def tools_stdio(
     """
     from agent_pipelines.commands.tools import serve_stdio
 
-    serve_stdio(command, env or [], host=host, port=port, probes_port=probes_port)
+    serve_stdio(command, env or [], _options(host, port, probes_port))
 
 
 @tools_app.command("new")

@@ -13,16 +13,17 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from agent_pipelines.errors import UserError
-from agent_pipelines.toolservers import catalogue, shell
+from agent_pipelines.toolservers import catalogue
+from agent_pipelines.toolservers.shell import Options, serve
 
 if TYPE_CHECKING:
     from agent_pipelines.session import Session
 
-#: A call to a stdio server, from its arrival to its result.
-_CALL_SECONDS = 25.0
+#: Of the time that the shell gives a call: a child that does not answer is told of before it is up.
+_SHARE_OF_A_CALL = 0.9
 
 
-def serve_named(name: str, *, host: str, port: int, probes_port: int | None) -> None:
+def serve_named(name: str, options: Options) -> None:
     """Serve a shipped server, or one of the user's own, until SIGTERM or Ctrl-C.
 
     Raises:
@@ -34,16 +35,10 @@ def serve_named(name: str, *, host: str, port: int, probes_port: int | None) -> 
             opened = stack.enter_context(server.open())
         except ModuleNotFoundError as error:
             raise catalogue.not_installed(name, error) from error
-        asyncio.run(
-            shell.serve(
-                opened.server, host=host, port=port, ready=opened.ready, probes_port=probes_port
-            )
-        )
+        asyncio.run(serve(opened.server, ready=opened.ready, options=options))
 
 
-def serve_stdio(
-    argv: Sequence[str], env: Sequence[str], *, host: str, port: int, probes_port: int | None
-) -> None:
+def serve_stdio(argv: Sequence[str], env: Sequence[str], options: Options) -> None:
     """Serve any stdio MCP server until SIGTERM or Ctrl-C, and end it and what it started.
 
     ``env`` names variables of ours that it gets too, or gives them, as in NAME=VALUE.
@@ -52,24 +47,22 @@ def serve_stdio(
         UserError: it cannot be started, or a variable is not set.
     """
     from agent_pipelines.toolservers import stdio
+    from agent_pipelines.toolservers.shell import logs
     from agent_pipelines.toolservers.stdio_child import Command, running
 
     command = Command(split(argv), dict(_variable(given) for given in env))
 
-    async def serve() -> None:
-        async with running(command, call_seconds=_CALL_SECONDS) as child:
-            await shell.serve(
-                stdio.build_server(child),
-                host=host,
-                port=port,
-                ready=child.ready,
-                probes_port=probes_port,
-            )
+    async def run() -> None:
+        seconds = _SHARE_OF_A_CALL * options.call_timeout_seconds
+        async with running(command, call_seconds=seconds) as child:
+            await serve(stdio.build_server(child), ready=child.ready, options=options)
 
-    asyncio.run(serve())
+    # Already now: it may have a lot to say while it starts.
+    logs.to_stderr()
+    asyncio.run(run())
 
 
-def serve_search(session: "Session", *, host: str, port: int, probes_port: int | None) -> None:
+def serve_search(session: "Session", options: Options) -> None:
     """Serve the search over every index of the assets folder, until SIGTERM or Ctrl-C."""
     # The stores and the embedder: slow to import, and no other server's business.
     from agent_pipelines.health.readers import CheckedSearcher
@@ -89,15 +82,8 @@ def serve_search(session: "Session", *, host: str, port: int, probes_port: int |
             # Loads the model now: whoever calls first would wait for it beyond their patience.
             index.embedder.embed([index.name])
         searcher = CheckedSearcher(indexes)
-        asyncio.run(
-            shell.serve(
-                search.build_server(searcher),
-                host=host,
-                port=port,
-                ready=search.readiness(searcher),
-                probes_port=probes_port,
-            )
-        )
+        server = search.build_server(searcher)
+        asyncio.run(serve(server, ready=search.readiness(searcher), options=options))
 
 
 def split(argv: Sequence[str]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """`agent-pipelines tools`: how its arguments are read, what it finds, and what `new` refuses."""
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from agent_pipelines.commands import new_tool
 from agent_pipelines.commands import tools as command
 from agent_pipelines.errors import UserError
 from agent_pipelines.toolservers import catalogue
+from agent_pipelines.toolservers.shell import Options
 
 _SERVER = """
 from contextlib import nullcontext
@@ -62,8 +64,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     """What would be served, instead of serving it."""
     seen: list[tuple[object, ...]] = []
-    monkeypatch.setattr(command, "serve_named", lambda *a, **k: seen.append((*a, k["port"])))
-    monkeypatch.setattr(command, "serve_stdio", lambda *a, **k: seen.append((*a, k["port"])))
+    monkeypatch.setattr(command, "serve_named", lambda *a: seen.append((*a[:-1], a[-1].port)))
+    monkeypatch.setattr(command, "serve_stdio", lambda *a: seen.append((*a[:-1], a[-1].port)))
     return seen
 
 
@@ -95,6 +97,10 @@ def test_help_says_which_servers_there_are_and_how_to_serve_others() -> None:
     said = tools("--help").output
     for name in [*catalogue.shipped(), "search", "new", "--stdio"]:
         assert name in said
+    # And what all of them read.
+    own = {"host", "port", "probes_port", "tls"}
+    every = {field.name for field in fields(Options)} - own | {"tls_cert", "tls_key"}
+    assert {name for name in every if f"TOOLS_{name.upper()}" not in said} == set()
 
 
 def test_help_of_a_server_says_which_variables_it_reads(here: Path) -> None:
@@ -162,7 +168,7 @@ def test_a_stdio_command_that_cannot_be_run_is_one_clear_error(
     argv: list[str], env: list[str], said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        command.serve_stdio(argv, env, host="127.0.0.1", port=1, probes_port=None)
+        command.serve_stdio(argv, env, Options())
 
 
 def test_a_command_in_one_string_is_split_as_a_shell_does() -> None:
