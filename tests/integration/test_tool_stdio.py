@@ -205,14 +205,6 @@ def test_standard_error_of_the_child_is_in_our_log(shared: Gateway) -> None:
     until(lambda: f"[{name}] something went well" in shared.command.err, 10, "the child's line")
 
 
-def test_what_is_no_message_is_passed_over_and_not_quoted(tmp_path: Path) -> None:
-    server = f"exec {sys.executable} {_SERVER} {tmp_path}"
-    with gateway(tmp_path, ["sh", "-c", f"echo a secret banner; {server}"]) as opened:
-        assert not opened.call("pid").is_error
-        until(lambda: "no message" in opened.command.err, 10, "a warning")
-        assert "secret" not in opened.command.err
-
-
 def test_a_caller_that_hangs_up_stops_its_call(shared: Gateway) -> None:
     async def use(client: Client) -> None:
         call = asyncio.create_task(client.call_tool("wait", {"key": "http"}))
@@ -223,15 +215,31 @@ def test_a_caller_that_hangs_up_stops_its_call(shared: Gateway) -> None:
     shared.ask(use)
 
 
-def test_it_gets_only_those_variables_that_are_named(tmp_path: Path) -> None:
-    given = {"NAMED": "one", "UNNAMED": "two"}
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """One whose command greets on standard output, and that is given variables."""
+    notes = tmp_path_factory.mktemp("talkative")
+    server = f"echo a secret greeting; exec {sys.executable} {_SERVER} {notes}"
     options = ("--env", "NAMED", "--env", "WRITTEN=three")
-    with gateway(tmp_path, None, *options, **given) as opened:
-        values = {
-            name: (opened.call("variable", name=name).structured_content or {})["result"]
-            for name in ("NAMED", "WRITTEN", "UNNAMED", "PATH")
+    with gateway(notes, ["sh", "-c", server], *options, NAMED="one", UNNAMED="two") as opened:
+        yield opened
+
+
+def test_what_is_no_message_is_passed_over_and_not_quoted(talkative: Gateway) -> None:
+    assert not talkative.call("pid").is_error
+    until(lambda: "no message" in talkative.command.err, 10, "a warning")
+    assert "secret" not in talkative.command.err
+
+
+def test_it_gets_only_those_variables_that_are_named(talkative: Gateway) -> None:
+    async def use(client: Client) -> dict[str, Any]:
+        names = ("NAMED", "WRITTEN", "UNNAMED", "PATH")
+        answers = [await client.call_tool("variable", {"name": name}) for name in names]
+        return {
+            n: (a.structured_content or {})["result"] for n, a in zip(names, answers, strict=True)
         }
-    assert values == {
+
+    assert talkative.ask(use) == {
         "NAMED": "one",
         "WRITTEN": "three",
         "UNNAMED": None,
@@ -274,7 +282,7 @@ def test_a_child_killed_under_load_costs_its_calls_in_flight_and_nothing_else(
     assert done <= set(counted)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_of_it_outlives_us(tmp_path: Path, how: signal.Signals) -> None:
     with gateway(tmp_path) as opened:
         # A daemon: in a session of its own, and its parent is gone.
