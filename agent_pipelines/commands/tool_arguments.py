@@ -74,7 +74,7 @@ def _about(name: str) -> tuple[str, str]:
     from agent_pipelines.toolservers import catalogue
 
     # The shipped ones first: one whose package is missing must not keep the others from being told.
-    summary = catalogue.shipped().get(name) or catalogue.find(name).summary
+    summary = catalogue.shipped().get(name) or catalogue.sentence(catalogue.find(name).summary)
     try:
         variables = catalogue.variables(name)
     except UserError:

@@ -5,12 +5,14 @@ server, or how it is served. A shipped server is a module of this package that e
 it is adding a file.
 """
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
 import pkgutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,8 +47,13 @@ def shipped() -> dict[str, str]:
             found[module.name] = f"Not available here: {error.message}"
         else:
             if isinstance(server, ToolServer):
-                found[module.name] = server.summary
+                found[module.name] = sentence(server.summary)
     return found
+
+
+def sentence(summary: str) -> str:
+    """A server's summary as help puts it, however it is written."""
+    return f"{summary[:1].upper()}{summary[1:].rstrip('.')}."
 
 
 def find(name: str) -> ToolServer:
@@ -68,27 +75,36 @@ def find(name: str) -> ToolServer:
 
 
 def variables(name: str) -> list[Variable]:
-    """The settings that the server's module reads from the environment.
+    """The settings that the server's module, or a module of its package, reads by a prefix.
 
     Raises:
         UserError: see `find`.
     """
-    module = _module(name)
     found = []
-    for _, settings in inspect.getmembers(module, inspect.isclass):
-        prefix = getattr(settings, "model_config", {}).get("env_prefix", "")
-        ours = settings.__module__.startswith(module.__name__)
-        if not (ours and prefix and issubclass(settings, BaseSettings)):
-            continue
-        for field, info in settings.model_fields.items():
-            found.append(
-                Variable(
-                    f"{prefix}{field}".upper(),
-                    " ".join((info.description or "").split()),
-                    info.is_required(),
-                )
-            )
+    for module in _parts(_module(name)):
+        for _, settings in inspect.getmembers(module, inspect.isclass):
+            if settings.__module__ != module.__name__ or not issubclass(settings, BaseSettings):
+                continue
+            prefix = settings.model_config.get("env_prefix", "")
+            for field, info in settings.model_fields.items():
+                needed = info.is_required() or info.default == ""
+                description = " ".join((info.description or "").split())
+                if not needed and info.default is not None:
+                    description += f" Default: {_shown(info.default)}."
+                found.append(Variable(f"{prefix}{field}".upper(), description.strip(), needed))
     return found
+
+
+def _parts(module: ModuleType) -> Iterator[ModuleType]:
+    yield module
+    for part in pkgutil.iter_modules(getattr(module, "__path__", [])):
+        # What needs a package that is not there is of no use here either.
+        with contextlib.suppress(ImportError):
+            yield importlib.import_module(f"{module.__name__}.{part.name}")
+
+
+def _shown(default: object) -> str:
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def _module(name: str) -> ModuleType:

@@ -107,7 +107,7 @@ def test_help_of_a_server_says_which_variables_it_reads(here: Path) -> None:
     said = tools("mine.py", "--help").output
     assert "Something of mine." in said
     assert "TOOLS_MINE_URL (needed): Where it is." in said
-    assert "TOOLS_MINE_ROWS: How many." in said
+    assert "TOOLS_MINE_ROWS: How many. Default: 5." in said
 
 
 def test_a_shipped_server_goes_by_the_name_of_its_module() -> None:
