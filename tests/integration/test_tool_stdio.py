@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,11 +28,10 @@ from mcp.types import (
 )
 from pydantic import BaseModel
 
-from agent_pipelines.settings import Settings
 from agent_pipelines.toolservers.outcome import OUTAGE
 from agent_pipelines.toolservers.stdio_child import Child, Command, Down, Slow
 from agent_pipelines.toolservers.stdio_child import running as running_child
-from tests import processes
+from tests import packages, processes
 from tests.processes import until
 
 T = TypeVar("T")
@@ -282,6 +280,19 @@ def test_a_child_killed_under_load_costs_its_calls_in_flight_and_nothing_else(
     assert done <= set(counted)
 
 
+def test_a_call_in_flight_is_answered_before_the_child_ends(tmp_path: Path) -> None:
+    with gateway(tmp_path) as opened:
+
+        async def use(client: Client) -> CallToolResult:
+            await client.list_tools()  # or it would ask for the result's schema afterwards
+            call = asyncio.create_task(client.call_tool("count", {"key": "last", "seconds": 1}))
+            await asyncio.to_thread(until, lambda: opened.counted() == ["last"], 10, "the call")
+            opened.command.signal(signal.SIGTERM)
+            return await call
+
+        assert not opened.ask(use).is_error
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_of_it_outlives_us(tmp_path: Path, how: signal.Signals) -> None:
     with gateway(tmp_path) as opened:
@@ -390,16 +401,9 @@ def test_a_tool_it_learns_is_known_without_being_asked_for(tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """The reference server of the protocol's authors, on Node."""
-    folder = Settings().cache_dir / "mcp-server-everything" / _EVERYTHING
-    program = folder / "node_modules/@modelcontextprotocol/server-everything/dist/index.js"
-    if not program.exists():
-        package = f"@modelcontextprotocol/server-everything@{_EVERYTHING}"
-        subprocess.run(
-            ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), package],
-            check=True,
-            timeout=300,
-        )
-    with gateway(tmp_path_factory.mktemp("node"), ["node", str(program), "stdio"]) as opened:
+    folder = packages.from_npm("@modelcontextprotocol/server-everything", _EVERYTHING)
+    argv = [str(packages.node()), str(folder / "dist" / "index.js"), "stdio"]
+    with gateway(tmp_path_factory.mktemp("node"), argv) as opened:
         yield opened
 
 
