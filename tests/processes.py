@@ -115,7 +115,8 @@ def started(
     *arguments: str, state: Path, cwd: Path | None = None, **environment: str
 ) -> Iterator[Command]:
     """`agent-pipelines …` in this state directory. At the end nothing of it is left."""
-    folder = Path(tempfile.mkdtemp(prefix="command-"))
+    state.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{state.name}-command-", dir=state.parent))
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         process = subprocess.Popen(
             [sys.executable, "-m", "agent_pipelines.cli", *arguments],
