@@ -300,6 +300,8 @@ def test_nothing_of_it_outlives_us(tmp_path: Path, how: signal.Signals) -> None:
         left = psutil.Process((opened.call("daemon").structured_content or {})["result"])
         family = [*psutil.Process(opened.command.process.pid).children(recursive=True), left]
         assert len(family) >= 3
+        # Nor would it hear that its standard input is closed.
+        _child(opened).suspend()
         opened.command.signal(how)
         until(lambda: not opened.command.running(), 30, "the end of the command")
         until(lambda: not any(map(_runs, family)), 10, f"the end of {family}")
@@ -446,20 +448,20 @@ def test_somebody_elses_server_answers_the_same_to_either_era(everything: Gatewa
 
 def _replaced(opened: Gateway) -> None:
     """Kill the child, and wait for another one that answers."""
-    [child] = _of(opened.command.process.pid, "stdio_server")
+    child = _child(opened)
     child.kill()
 
     def another() -> bool:
-        ready = opened.get("/ready").status_code == 200
-        return ready and child not in _of(opened.command.process.pid, "stdio_server")
+        return opened.get("/ready").status_code == 200 and _child(opened) != child
 
     until(another, 30, "another child")
 
 
-def _of(pid: int, words: str) -> list[psutil.Process]:
-    """Processes below this one whose command says so; not their guard, which says it too."""
-    found = psutil.Process(pid).children(recursive=True)
-    return [p for p in found if words in " ".join(p.cmdline()) and "guard" not in str(p.cmdline())]
+def _child(opened: Gateway) -> psutil.Process:
+    """The server itself: the child of its guard."""
+    [guard] = psutil.Process(opened.command.process.pid).children()
+    [child] = [child for child in guard.children() if "sleep" not in child.name()]
+    return child
 
 
 def _runs(process: psutil.Process) -> bool:
