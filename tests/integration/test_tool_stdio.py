@@ -300,6 +300,7 @@ def test_nothing_of_it_outlives_us(tmp_path: Path, how: signal.Signals) -> None:
         left = psutil.Process((opened.call("daemon").structured_content or {})["result"])
         family = [*psutil.Process(opened.command.process.pid).children(recursive=True), left]
         assert len(family) >= 3
+        opened.command.family.update(family)  # ended with the test, should they outlive us
         # Nor would it hear that its standard input is closed.
         _child(opened).suspend()
         opened.command.signal(how)
