@@ -158,9 +158,15 @@ def started(
                 process_left.kill()
 
 
-def cli(*arguments: str, state: Path, seconds: float = 120, **environment: str) -> Finished:
+def cli(
+    *arguments: str,
+    state: Path,
+    cwd: Path | None = None,
+    seconds: float = 120,
+    **environment: str,
+) -> Finished:
     """`agent-pipelines …` to its end."""
-    with started(*arguments, state=state, **environment) as command:
+    with started(*arguments, state=state, cwd=cwd, **environment) as command:
         return command.finish(seconds)
 
 
