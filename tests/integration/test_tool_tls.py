@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from agent_pipelines.agents.tools import ToolSession, ToolTransportError
 from agent_pipelines.errors import UserError
@@ -125,11 +126,14 @@ def test_files_that_cannot_be_used_are_named_with_their_field(
     cert = str(ours.issue("client", "agents")[0])
     other = str(theirs.issue("other", "agents")[1])
     missing = str(ours.folder / "missing.pem")
+    locked = ours.folder / "locked.key"
+    locked.write_bytes(encrypted(ours.issue("client", "agents")[1]))
     empty = ours.folder / "empty.pem"
     empty.write_text("")
     for files, said in (
         ({"cert": missing, "key": other}, f"`cert` {missing} cannot be read"),
         ({"cert": cert, "key": other}, f"`cert` {cert} and `key` {other} cannot be used together"),
+        ({"cert": cert, "key": str(locked)}, f"`cert` {cert} and `key` {locked} cannot be used"),
         ({"ca": str(empty)}, f"`ca` {empty} holds no certificate"),
     ):
 
@@ -141,6 +145,15 @@ def test_files_that_cannot_be_used_are_named_with_their_field(
             asyncio.run(main())
         assert f"tool server orders: {said}" in failure.value.message
         assert failure.value.remedy
+
+
+def encrypted(key: Path) -> bytes:
+    private = serialization.load_pem_private_key(key.read_bytes(), None)
+    return private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"nobody knows it"),
+    )
 
 
 def test_a_renewed_certificate_is_shown_without_a_new_session(url: str, ours: Authority) -> None:
