@@ -47,6 +47,8 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the request or hand it on, with an `Exchange` in its scope."""
+        # Spaces around a value are no part of it (RFC 9110, 5.5); httptools leaves those behind it.
+        scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
         caller = scope.get("state", {}).get(PEER)
         if self._tokens:
