@@ -46,15 +46,15 @@ class Calls:
         series.in_flight.inc()
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout) as limit:
                 # Inside of middleware a result has its wire form already.
                 result = await call_next(ctx)
             exchange.outcome = _outcome(result)
             return result
-        except TimeoutError:
-            exchange.outcome = "timeout"
-            return self._stopped(name)
-        except Exception:
+        except Exception as error:
+            if isinstance(error, TimeoutError) and limit.expired():
+                exchange.outcome = "timeout"
+                return self._stopped(name)
             exchange.outcome = "error"
             raise
         finally:
