@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from agent_pipelines.components.agent import AgentComponent
 from agent_pipelines.components.index import IndexComponent
+from agent_pipelines.components.tool_server import ToolServerComponent
 from agent_pipelines.errors import UserError
 
 _C = TypeVar("_C", bound=dg.Component)
@@ -32,6 +33,7 @@ class Loaded:
     folder: Path
     indexes: Mapping[str, IndexComponent]
     agents: Mapping[str, AgentComponent]
+    tool_servers: Mapping[str, ToolServerComponent]
     definitions: dg.Definitions
     broken: Mapping[str, str]
     """Why a folder could not be loaded, by its name."""
@@ -103,7 +105,7 @@ def load_assets(folder: Path) -> Loaded:
     def build(child: Path) -> None:
         component = components[child.name]
         if isinstance(component, AgentComponent):
-            component.bind(_of(components, IndexComponent))
+            component.bind(_of(components, IndexComponent), _of(components, ToolServerComponent))
         built = trees[child.name].build_defs_at_path(child)
         for name in _names(built):
             if taken.setdefault(name, child.name) != child.name:
@@ -125,6 +127,7 @@ def load_assets(folder: Path) -> Loaded:
         folder,
         indexes=_of(components, IndexComponent),
         agents=_of(components, AgentComponent),
+        tool_servers=_of(components, ToolServerComponent),
         definitions=dg.Definitions.merge(*definitions),
         broken=broken,
     )

@@ -115,6 +115,14 @@ class Settings(BaseSettings):
     search_tool_url: str | None = Field(
         default=None, description="An existing search tool server; default: the embedded one."
     )
+    search_tool_ca: Path | None = Field(
+        default=None, description="PEM file: the CA of its certificate; default: the machine's."
+    )
+    search_tool_cert: Path | None = Field(
+        default=None, description="PEM file: the certificate to show it; default: none."
+    )
+    search_tool_key: Path | None = Field(default=None, description="The key that belongs to it.")
+    search_tool_token: str | None = None
 
     dagster_home: Path | None = Field(
         default=None,

@@ -5,7 +5,7 @@ not belong here: finding the server (`tools.py`), or what a probe concludes (`he
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
     from agent_pipelines.agents.tools import ToolSession
+    from resources.tool_tls import TlsFiles
 
 #: Seconds for one answer, connecting included: a search takes hundredths of one, and a tick has
 #: other things to look at than a server that hangs.
@@ -32,9 +33,18 @@ class ToolPath:
     A server that did not answer once is not waited for again.
     """
 
-    def __init__(self, url: str, *, deadline: float = _DEADLINE) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        deadline: float = _DEADLINE,
+        files: "TlsFiles | None" = None,
+        token: Callable[[], str] | None = None,
+    ) -> None:
         self._url = url
         self._deadline = deadline
+        self._files = files
+        self._token = token
         self._held = ExitStack()
         self._portal: BlockingPortal | None = None
         self._session: ToolSession | None = None
@@ -122,12 +132,17 @@ class ToolPath:
     @asynccontextmanager
     async def _connected(self) -> "AsyncIterator[ToolSession]":
         from resources.tool_session import open_session
+        from resources.tool_tls import ClientTls
 
         async with AsyncExitStack() as stack:
             async with asyncio.timeout(self._deadline):
                 session = await stack.enter_async_context(
                     open_session(
-                        self._url, connect_timeout=self._deadline, call_timeout=self._deadline
+                        self._url,
+                        connect_timeout=self._deadline,
+                        call_timeout=self._deadline,
+                        tls=ClientTls(self._files) if self._files else None,
+                        token=self._token,
                     )
                 )
             yield session

@@ -6,13 +6,15 @@ Belongs here: what costs seconds to start and can be shared without one test see
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from _pytest.terminal import TerminalReporter
 
 from agent_pipelines.indexing.embedding import Embedder
 from agent_pipelines.local import models, weaviate
-from agent_pipelines.local.parts import Parts
+from agent_pipelines.local.parts import Launch, Parts
 from agent_pipelines.settings import Settings
 from resources.embedder import EmbedderResource
 from resources.embedders import openvino
@@ -33,6 +35,10 @@ _ADDRESSES = (
     "EMBEDDER_BASE_URL",
     "EMBEDDER_API_KEY",
     "SEARCH_TOOL_URL",
+    "SEARCH_TOOL_CA",
+    "SEARCH_TOOL_CERT",
+    "SEARCH_TOOL_KEY",
+    "SEARCH_TOOL_TOKEN",
     "DAGSTER_HOME",
     "AGENT_PIPELINES_ASSETS",
     "AGENT_PIPELINES_STATE_DIR",
@@ -40,6 +46,39 @@ _ADDRESSES = (
 
 #: Its tests need a Kubernetes that is built from source: not for those who run other tests.
 _CLUSTER = Path(__file__).parent / "cluster"
+
+
+class Telling:
+    """Says a failure when it happens, and what was running when the run was interrupted.
+
+    A run that never ends, or is ended from outside, has no summary.
+    """
+
+    def __init__(self, terminal: TerminalReporter) -> None:
+        self._terminal = terminal
+        self._running: dict[str, None] = {}
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._running[nodeid] = None
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._running.pop(nodeid, None)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            last = report.longreprtext.strip().rpartition("\n")[2]
+            self._terminal.write_line(f"\n{report.when} of {report.nodeid} failed: {last}")
+
+    def pytest_keyboard_interrupt(self) -> None:
+        for nodeid in self._running:
+            self._terminal.write_line(f"\nwas running: {nodeid}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Telling(terminal))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -79,8 +118,13 @@ def weaviate_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
     binary = weaviate.obtain(Settings().cache_dir, print)
     key = weaviate.api_key(state_dir)
     with Parts(state_dir) as parts:
-        addresses = parts.ensure("weaviate", lambda: weaviate.launch(binary, state_dir, key))
-        yield {**addresses, "api_key": key}
+
+        def launch() -> Launch:
+            ours = weaviate.launch(binary, state_dir, key)
+            # With its own MCP server: somebody else's tool server, for our client.
+            return replace(ours, env={**ours.env, "MCP_SERVER_ENABLED": "true"})
+
+        yield {**parts.ensure("weaviate", launch), "api_key": key}
 
 
 @pytest.fixture

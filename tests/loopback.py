@@ -3,6 +3,7 @@
 Belongs here: starting and stopping it. Does not belong here: what it answers.
 """
 
+import socket
 import threading
 import time
 from types import TracebackType
@@ -11,6 +12,14 @@ from typing import Self
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
+
+
+def free_port() -> int:
+    """A port that nothing listens on, for a server in a process of its own."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 class LoopbackServer:

@@ -30,6 +30,19 @@ class Index:
     attempts: int = 0
 
 
+@dataclass
+class Tool:
+    """What is said of the tool `search` of the server of that name, and what that server says."""
+
+    calls: int = 0
+    """As agents count."""
+    errors: int = 0
+    served: int | None = 0
+    """As the server counts; None: Prometheus does not reach it."""
+    served_errors: int = 0
+    breaker: str = "closed"
+
+
 @dataclass(eq=False)
 class StandinExporter(Collector):
     """Its `now` is moved by `run`; everything else is changed by whoever plays a fault."""
@@ -38,6 +51,7 @@ class StandinExporter(Collector):
     now: float = 0.0
     ticks: int = 0
     indexes: dict[str, Index] = field(default_factory=lambda: {"docs": Index(), "wiki": Index()})
+    tool: Tool = field(default_factory=Tool)
     states: dict[tuple[str, str], str] = field(default_factory=dict)
     """By subject and signal; true where nothing is said."""
     ticked_at: dict[str, float] = field(default_factory=dict)
@@ -106,10 +120,31 @@ class StandinExporter(Collector):
             say("documents", 0, index=name, state="failed")
             say("documents", index.pending, index=name, state="pending")
             say("chunks", 10 * index.documents, index=name)
+        say("agents_with_tools", 1)
+        for state in ("closed", "open", "half_open"):
+            named = {"agent": "librarian", "server": "search", "state": state}
+            say("tool_breaker", float(state == self.tool.breaker), **named)
         yield from gauges.values()
+        yield from self._tools()
         ticks = CounterMetricFamily("agent_pipelines_exporter_sequence", "finished ticks")
         ticks.add_metric([], self.ticks)
         yield ticks
+
+    def _tools(self) -> Iterator[Metric]:
+        tool, labels = self.tool, {"server": "search", "tool_name": "search"}
+        said = {
+            "agent_pipelines_tool_call": (tool.calls, labels),
+            "agent_pipelines_tool_call_errors": (tool.errors, labels),
+        }
+        if tool.served is not None:
+            of_server = {"tool_name": "search"}
+            said["mcp_tool_call"] = (tool.served, of_server)
+            said["mcp_tool_call_errors"] = (tool.served_errors, of_server)
+        for name, (value, of) in said.items():
+            if not self.without(f"{name}_total", of):
+                family = CounterMetricFamily(name, name, labels=list(of))
+                family.add_metric(list(of.values()), value)
+                yield family
 
     def run(self, trace: Trace, minutes: float, *, each: Callable[[], None] = lambda: None) -> None:
         """Let time pass, with a scrape every so often.

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-#: How our own metrics begin.
-_OURS = "agent_pipelines_"
+#: How our own metrics begin: the exporter's, and those of tool servers.
+_OURS = ("agent_pipelines_", "mcp_tool_call")
 
 #: A series, whose labels may hold anything, and its values.
 _LINE = re.compile(r"(\w+(?:\{.*\})?) (.+)")

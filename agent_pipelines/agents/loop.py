@@ -14,7 +14,7 @@ from agent_pipelines.agents.citations import Citation, Retrieved
 from agent_pipelines.agents.model import Message, Model, ModelError
 from agent_pipelines.agents.modes import Admitted, Call, mode_of
 from agent_pipelines.agents.schemas import parsed, problem
-from agent_pipelines.agents.spec import INDEX_TOOLS, AgentSpec
+from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import Toolbox, ToolResult, ToolTransportError
 
@@ -110,6 +110,8 @@ class _Conversation:
     consulted: bool = False
     corrected: bool = False
     last_tool_error: str | None = None
+    failed: dict[str, list[str]] = field(default_factory=dict)
+    """What each call that was sent has brought since it last succeeded, by its digest."""
 
     def __post_init__(self) -> None:
         self.mode = mode_of(self.spec, self.toolbox, self.task.prompt)
@@ -127,6 +129,11 @@ class _Conversation:
             self.retrieved.remember(trace["retrieved"])
             self.consulted = self.consulted or not trace["is_error"]
             self.last_tool_error = message["content"] if trace["is_error"] else None
+            # Without a digest: from a journal that an older version began.
+            if trace["is_error"] and trace["sent"] and "call" in trace:
+                self.failed.setdefault(trace["call"], []).append(message["content"])
+            else:
+                self.failed.pop(trace.get("call"), None)
         self.corrected = self.corrected or trace.get("corrective", False)
 
     async def run(self) -> tuple[Any, Sequence[Citation]]:
@@ -215,6 +222,9 @@ class _Conversation:
         limits = self.spec.limits
         if self.turns >= limits.turns + self.corrected:
             raise _Ended("budget", f"no answer within its limit of {limits.turns} turns")
+        for said in self.failed.values():
+            if len(said) >= limits.same_failure:
+                raise _Ended("tool", f"the same call failed {len(said)} times: {said[-1]}")
         options = self.mode.options(self._admitted(), self.retrieved.refs)
         reply = await self.model.reply(
             [{k: v for k, v in message.items() if k != TRACE} for message in self.messages],
@@ -274,7 +284,8 @@ class _Conversation:
         known = len(self.retrieved.refs)
         characters = self.spec.limits.tool_result_characters
         text = None
-        if sent and call.tool in INDEX_TOOLS:
+        tool = self.toolbox.get(call.tool)
+        if sent and tool is not None and tool.reads_index:
             text = self.retrieved.admit(result, characters=characters)
         if text is None:
             text = result.text
@@ -282,6 +293,7 @@ class _Conversation:
                 text = f"{text[:characters]} … ({len(text) - characters} more characters cut)"
         trace = {
             "tool": call.tool,
+            "call": call.digest,
             "sent": sent,
             "is_error": result.is_error,
             "retrieved": self.retrieved.since(known),

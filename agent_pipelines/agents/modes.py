@@ -4,6 +4,7 @@ Belongs here: what a mode sends and how it reads a reply. Does not belong here: 
 admitted, or what a call or an answer leads to (`loop.py`).
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,12 @@ class Call:
     call_id: str
     tool: str
     arguments: Mapping[str, Any] | None
+
+    @property
+    def digest(self) -> str:
+        """The same for calls that are the same but for their id."""
+        asked = json.dumps([self.tool, self.arguments], sort_keys=True)
+        return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from agent_pipelines.agents.schemas import check_output_schema
 
-#: Tools of the search tool server that read one index: theirs is the agent's, never the model's.
-INDEX_TOOLS = ("search", "fetch")
+#: The tool server that reads indexes; where nothing else is said, the one that runs here.
+SEARCH_SERVER = "search"
+
+#: Server and name of the tools that read one index: theirs is the agent's, never the model's.
+INDEX_TOOLS = ((SEARCH_SERVER, "search"), (SEARCH_SERVER, "fetch"))
 
 _TASK_FIELD = re.compile(r"\{(\w+)\}")
 
@@ -42,6 +45,12 @@ class Limits(BaseModel):
     tool_result_characters: int = Field(
         default=8000, ge=200, description="What is kept of one tool result; the rest is cut."
     )
+    same_failure: int = Field(
+        default=3,
+        ge=1,
+        description="Times that the same call may fail in a row; then the task ends with outcome "
+        "`tool`.",
+    )
 
 
 class AgentFields(BaseModel):
@@ -56,6 +65,12 @@ class AgentFields(BaseModel):
         "well-formed calls, for models that have no tool parser.",
     )
     tools: tuple[str, ...] = Field(default=(), description="Tools it may call; no others exist.")
+    tool_servers: tuple[str, ...] = Field(
+        default=(SEARCH_SERVER,),
+        min_length=1,
+        description="Tool servers that have them: folders of this name, and `search`, which is "
+        "always there.",
+    )
     bound_arguments: Mapping[str, Mapping[str, Any]] = Field(
         default_factory=dict,
         description="Per tool, arguments fixed here: the model neither sees nor sets them. "
@@ -93,12 +108,15 @@ class AgentFields(BaseModel):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        if len(set(self.tools)) != len(self.tools):
-            raise ValueError(f"tools names one twice: {', '.join(self.tools)}")
+        for field, names in (("tools", self.tools), ("tool_servers", self.tool_servers)):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{field} names one twice: {', '.join(names)}")
         unknown = set(self.bound_arguments) - set(self.tools)
         if unknown:
             raise ValueError(f"bound_arguments names tools not in tools: {sorted(unknown)}")
-        if self.index is None and set(self.tools) & set(INDEX_TOOLS):
+        # With several servers it shows only when they are asked which of them has it.
+        only = len(self.tool_servers) == 1
+        if self.index is None and only and any(map(self.reads_index, self.tools)):
             raise ValueError("tools has search or fetch, so index must name the index they read")
         if self.must_consult and not self.tools:
             raise ValueError("must_consult needs at least one tool in tools")
@@ -113,10 +131,14 @@ class AgentFields(BaseModel):
             return self.tool_calls == "structured" and bool(self.tools)
         return self.must_consult
 
-    def bound(self, tool: str) -> dict[str, Any]:
+    def reads_index(self, tool: str, server: str | None = None) -> bool:
+        """Whether it is a tool that reads the agent's index. ``server``: default, its first."""
+        return (server or self.tool_servers[0], tool) in INDEX_TOOLS
+
+    def bound(self, tool: str, server: str | None = None) -> dict[str, Any]:
         """Arguments of ``tool`` that this agent fixes; an index tool reads the agent's index."""
         own = dict(self.bound_arguments.get(tool, {}))
-        return own | {"index": self.index} if tool in INDEX_TOOLS else own
+        return own | {"index": self.index} if self.reads_index(tool, server) else own
 
     @property
     def extensions(self) -> dict[str, Any]:

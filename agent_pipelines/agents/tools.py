@@ -4,17 +4,28 @@ Belongs here: the protocol that `resources/tools.py` implements, the allowlist, 
 Does not belong here: connections, and what a result means (`citations.py`).
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from agent_pipelines.agents.schemas import Schema, inlined, without
-from agent_pipelines.agents.spec import AgentSpec, task_field
+from agent_pipelines.agents.spec import SEARCH_SERVER, AgentSpec, task_field
 from agent_pipelines.errors import UserError
 
 
 class ToolTransportError(Exception):
     """The tool server did not answer; whether the call took effect is not known."""
+
+
+class ToolUnavailableError(ToolTransportError):
+    """The call was not sent: the server did not answer others. ``retry_after`` in seconds."""
+
+    def __init__(self, server: str, retry_after: float, reason: str) -> None:
+        wait = math.ceil(retry_after)
+        super().__init__(f"{server}: tool unavailable, retry after {wait} s ({reason})")
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,8 @@ class ToolResult:
     is_error: bool
     text: str
     structured: Mapping[str, Any] | None = None
+    outage: str | None = None
+    """What the tool depends on and says to be down; then the server is as good as down."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,7 @@ class ToolInfo:
     description: str
     input_schema: Mapping[str, Any]
     repeatable: bool
+    server: str = SEARCH_SERVER
 
 
 class ToolSession(Protocol):
@@ -56,6 +70,8 @@ class Tool:
     schema: Schema
     bound: Mapping[str, Any]
     repeatable: bool
+    reads_index: bool
+    """Whether its results are passages of the agent's index, which can be cited."""
 
 
 class Toolbox:
@@ -70,7 +86,8 @@ class Toolbox:
         """The agent's allowlist, looked up on the tool server.
 
         Raises:
-            UserError: a tool on the allowlist does not exist, or its schema cannot be used.
+            UserError: a tool on the allowlist does not exist, exists twice, or its schema cannot be
+                used.
             ToolTransportError: the tool server does not answer.
         """
         if not spec.tools:
@@ -80,7 +97,9 @@ class Toolbox:
                 f"agent {spec.name!r} has tools but no tool server",
                 remedy="give it one, or remove `tools` from its YAML",
             )
-        offered = {tool.name: tool for tool in await session.list_tools()}
+        tools = await session.list_tools()
+        _refuse_clashes(spec, tools)
+        offered = {tool.name: tool for tool in tools}
         missing = [name for name in spec.tools if name not in offered]
         if missing:
             raise UserError(
@@ -123,8 +142,26 @@ class Toolbox:
         return await self._session.call(name, {**arguments, **bound})
 
 
+def _refuse_clashes(spec: AgentSpec, tools: Sequence[ToolInfo]) -> None:
+    for name, number in Counter(tool.name for tool in tools).items():
+        if number > 1 and name in spec.tools:
+            servers = [tool.server for tool in tools if tool.name == name]
+            raise UserError(
+                f"agent {spec.name!r} allows {name!r}, and its tool servers "
+                f"{' and '.join(servers)} each have a tool of that name",
+                remedy=f"leave {name} out of `tools` in the defs.yaml of one of them, or leave one "
+                "out of the agent's `tool_servers`",
+            )
+
+
 def _restricted(info: ToolInfo, spec: AgentSpec) -> Tool:
-    bound = spec.bound(info.name)
+    reads_index = spec.reads_index(info.name, info.server)
+    if reads_index and spec.index is None:
+        raise UserError(
+            f"agent {spec.name!r} allows {info.name}, and has no index for it to read",
+            remedy="name the index by `index` in the agent's YAML",
+        )
+    bound = spec.bound(info.name, info.server)
     unknown = set(bound) - set(info.input_schema.get("properties", {}))
     if unknown:
         raise UserError(
@@ -139,4 +176,4 @@ def _restricted(info: ToolInfo, spec: AgentSpec) -> Tool:
             f"the input schema of tool {info.name} cannot be used: {error}",
             remedy=f"remove {info.name} from the tools of agent {spec.name!r}",
         ) from error
-    return Tool(info.name, info.description, schema, bound, info.repeatable)
+    return Tool(info.name, info.description, schema, bound, info.repeatable, reads_index)

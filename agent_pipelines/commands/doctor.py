@@ -145,6 +145,8 @@ def _assets(folder: Path) -> Iterator[Finding]:
         yield Finding(f"assets/{name}", reason, f"correct or remove {folder / name}")
     for name, index in loaded.indexes.items():
         yield from _attempt(f"index {name}", lambda i=index: i.source.check() or "source reachable")  # type: ignore[misc]
+    for name, server in loaded.tool_servers.items():
+        yield from _attempt(f"tool server {name}", server.check)
     for name, agent in loaded.agents.items():
         yield from _attempt(
             f"agent {name}",

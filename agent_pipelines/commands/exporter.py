@@ -16,6 +16,7 @@ from rich.markup import escape
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from agent_pipelines.commands import tool_samples
 from agent_pipelines.components.index import IndexComponent
 from agent_pipelines.definitions import definitions_of
 from agent_pipelines.errors import UserError
@@ -176,8 +177,11 @@ class MachinerySubject:
             memory=self._memory,
         ) as view:
             readings = look(view, self.signals)
-        known, _ = _kept(self.name, readings, lambda _engine, _known: ())
-        return Look(readings, known)
+        agents = self._loaded.agents.values() if self._loaded else ()
+        known, samples = _kept(
+            self.name, readings, lambda engine, _known: tool_samples.samples(engine, agents)
+        )
+        return Look(readings, known, samples)
 
     def _load(self) -> None:
         """Load the assets folder when something in it has changed, and tell what it holds.

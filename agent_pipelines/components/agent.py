@@ -7,7 +7,7 @@ reads in the UI. Does not belong here: the YAML's fields (`agent_config.py`) or 
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +19,14 @@ import dagster as dg
 from pydantic import BaseModel, Field
 
 from agent_pipelines.agents.admission import Admission, admit, go_on
-from agent_pipelines.agents.spec import AgentFields, AgentSpec
+from agent_pipelines.agents.guard import ToolServers
+from agent_pipelines.agents.spec import SEARCH_SERVER, AgentFields, AgentSpec
+from agent_pipelines.agents.tally import Tally
 from agent_pipelines.agents.tools import ToolTransportError
+from agent_pipelines.components import tool_checks
 from agent_pipelines.components.agent_config import AgentConfig
 from agent_pipelines.components.configured_index import ConfiguredIndex
+from agent_pipelines.components.tool_server import resource_key
 from agent_pipelines.errors import UserError
 from agent_pipelines.health.evaluate import evaluate, tick
 from agent_pipelines.health.readers import not_true
@@ -81,12 +85,20 @@ class AgentComponent(dg.Component):
         assert isinstance(attributes, AgentConfig)
         return cls(context.path.name, attributes, context.path)
 
-    def bind(self, indexes: Mapping[str, ConfiguredIndex]) -> None:
+    def bind(
+        self, indexes: Mapping[str, ConfiguredIndex], tool_servers: Collection[str] = ()
+    ) -> None:
         """Find the index that the agent reads; called once all of them are loaded.
 
         Raises:
-            UserError: there is none of that name.
+            UserError: there is none of that name, or no tool server of a name that it has.
         """
+        for server in self.tool_servers:
+            if server not in (known := {SEARCH_SERVER, *tool_servers}):
+                raise UserError(
+                    f"agent {self.name}: there is no tool server {server!r}",
+                    remedy=f"set `tool_servers` to some of: {', '.join(sorted(known))}",
+                )
         if self.spec.index is None:
             return
         if self.spec.index not in indexes:
@@ -99,6 +111,11 @@ class AgentComponent(dg.Component):
     def key(self, asset: str) -> dg.AssetKey:
         """The key of one of the agent's assets."""
         return dg.AssetKey([self.name, asset])
+
+    @property
+    def tool_servers(self) -> Sequence[str]:
+        """Those that the agent may use; none where it has no tools."""
+        return self.spec.tool_servers if self.spec.tools else ()
 
     @property
     def job_name(self) -> str:
@@ -158,6 +175,11 @@ class AgentComponent(dg.Component):
             **self._common("answers", "One answer per task, with its citations and outcome."),
             deps=upstream,
             kinds={"vllm"},
+            # Named here, not as parameters: which tool servers there are is in the YAML.
+            required_resource_keys={
+                *("weaviate", "embedder", "state", "llm"),
+                *map(resource_key, self.tool_servers),
+            },
             check_specs=[
                 dg.AssetCheckSpec(
                     "completion",
@@ -170,22 +192,27 @@ class AgentComponent(dg.Component):
                     description="every cited chunk was retrieved in that conversation",
                 ),
                 *self._latency_spec(),
+                *(tool_checks.specs(self.key("answers")) if self.spec.tools else ()),
             ],
         )
         def answers(
-            context: dg.AssetExecutionContext,
-            config: BatchConfig,
-            weaviate: WeaviateResource,
-            embedder: EmbedderResource,
-            state: StateResource,
-            llm: LlmResource,
-            tools: ToolServerResource,
+            context: dg.AssetExecutionContext, config: BatchConfig
         ) -> Iterator[dg.MaterializeResult[None]]:
+            resources = context.resources
+            weaviate: WeaviateResource = resources.weaviate
+            embedder: EmbedderResource = resources.embedder
+            state: StateResource = resources.state
             try:
                 with leases.hold(state.engine(), f"agent {self.name}") as lease:
                     admitted = self._admit(weaviate, embedder, state)
                     look = partial(self._look, weaviate, embedder, state)
-                    yield asyncio.run(self._run(context, config, admitted, look, lease, llm, tools))
+                    tools = {
+                        server: getattr(resources, resource_key(server))
+                        for server in self.tool_servers
+                    }
+                    yield asyncio.run(
+                        self._run(context, config, admitted, look, lease, resources.llm, tools)
+                    )
             except (UserError, ToolTransportError) as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
 
@@ -242,18 +269,26 @@ class AgentComponent(dg.Component):
         look: Callable[[], Admission],
         lease: leases.Lease,
         llm: LlmResource,
-        tools: ToolServerResource,
+        tools: Mapping[str, ToolServerResource],
     ) -> dg.MaterializeResult[None]:
         from agent_pipelines.agents import answers
         from agent_pipelines.agents.batch import run_batch
         from agent_pipelines.agents.tasks import read_tasks
+        from agent_pipelines.agents.tool_records import recorded
         from agent_pipelines.agents.watch import Watch
 
+        tally = Tally()
         tasks = read_tasks(self.tasks_file(config.tasks))
         engine = lease.engine
         async with AsyncExitStack() as stack:
+            sessions = {
+                server: await stack.enter_async_context(resource.session(tally))
+                for server, resource in tools.items()
+            }
+            breakers = {server: session.breaker for server, session in sessions.items()}
+            if sessions:
+                await stack.enter_async_context(recorded(engine, self.name, tally, breakers))
             model = await stack.enter_async_context(llm.open())
-            session = await stack.enter_async_context(tools.session()) if self.spec.tools else None
             batch = answers.open_batch(
                 engine,
                 self.spec,
@@ -277,7 +312,7 @@ class AgentComponent(dg.Component):
                     tasks,
                     batch=batch,
                     model=model,
-                    tools=session,
+                    tools=ToolServers(sessions) if sessions else None,
                     engine=engine,
                     progress=answered,
                     watch=Watch(admitted.admission, look) if admitted else None,
@@ -299,6 +334,7 @@ class AgentComponent(dg.Component):
                 "latency_p50": round(report.latency_p50, 2),
                 "latency_p95": round(report.latency_p95, 2),
                 "model": model.name,
+                **(tool_checks.metadata(tally, breakers) if sessions else {}),
                 **(
                     {
                         "index": admitted.snapshot.index,
@@ -326,6 +362,7 @@ class AgentComponent(dg.Component):
                     metadata={"citations": report.citations},
                 ),
                 *self._latency_result(report.latency_p95),
+                *(tool_checks.results(tally) if sessions else ()),
             ],
         )
 

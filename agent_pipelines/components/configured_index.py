@@ -64,6 +64,11 @@ class ConfiguredIndex:
         return f"{self.name}_audit"
 
     @property
+    def listing_job_name(self) -> str:
+        """The job that lists a source which takes too long for the sensor."""
+        return f"{self.name}_listing"
+
+    @property
     def rollback_job_name(self) -> str:
         return f"{self.name}_rollback"
 

@@ -62,13 +62,13 @@ class IndexComponent(ConfiguredIndex, dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         del context
-        jobs, audit = self._jobs(), index_audit.build(self)
+        jobs, audit, listing = self._jobs(), index_audit.build(self), index_audit.listing(self)
         return dg.Definitions(
             assets=[self._documents(), self._index(), self._live()],
             asset_checks=index_checks.build(self),
-            jobs=[*jobs, audit, self._rollback()],
+            jobs=[*jobs, audit, listing, self._rollback()],
             schedules=[self._schedule(), index_audit.schedule(self)],
-            sensors=[index_sensor.build(self, jobs, audit)],
+            sensors=[index_sensor.build(self, jobs, audit, listing)],
         )
 
     def _jobs(self) -> Sequence[Any]:

@@ -52,7 +52,7 @@ def _checks(component: ConfiguredIndex, asset: str, *, committed: bool) -> dg.As
         chosen = [signals[key.name] for key in context.selected_asset_check_keys]
         with (
             component.open(weaviate, embedder, state) as index,
-            View(index, committed=committed) as view,
+            View(index, committed=committed, in_run=True) as view,
         ):
             readings = evaluate(view, chosen)
         for signal, reading in readings.items():

@@ -21,7 +21,7 @@ from agent_pipelines.health.evaluate import evaluate, recorded, tick
 from agent_pipelines.health.repair import Seen, Want
 from agent_pipelines.health.signal import Reading, Signal, State, cannot_tell
 from agent_pipelines.health.view import View
-from agent_pipelines.indexing import generations, live
+from agent_pipelines.indexing import changes, generations, live
 from agent_pipelines.indexing.partition import bucket_of
 from resources.embedder import EmbedderResource
 from resources.state import StateResource
@@ -55,19 +55,22 @@ class Cursor:
     reported_at: float = 0.0
 
 
-def build(component: ConfiguredIndex, jobs: Sequence[Any], audit: Any) -> dg.SensorDefinition:
+def build(
+    component: ConfiguredIndex, jobs: Sequence[Any], audit: Any, listing: Any
+) -> dg.SensorDefinition:
     """The sensor of one index, switched on unless its YAML says otherwise.
 
     Args:
         component: the index.
         jobs: those that sync and commit it, which the sensor may ask for.
         audit: the one that audits it, which it may ask for too.
+        listing: the one that lists its source, which it asks for where that takes long.
     """
     running = component.config.sensor == "running"
 
     @dg.sensor(
         name=f"{component.name}_sensor",
-        jobs=[*jobs, audit],
+        jobs=[*jobs, audit, listing],
         minimum_interval_seconds=INTERVAL,
         default_status=dg.DefaultSensorStatus.RUNNING
         if running
@@ -97,9 +100,11 @@ def build(component: ConfiguredIndex, jobs: Sequence[Any], audit: Any) -> dg.Sen
             # Nothing can be seen: every check says so, and none claims the index to be wrong. What
             # could not be looked at is not known to be right either: a back-off goes on.
             readings = cannot_tell(tick(), error.message)
-        if requests and requests[0].job_name == audit.name:
-            # One that is under way will tell as much.
-            requests = [] if _runs(context.instance, audit.name, IN_PROGRESS) else requests
+        # Looking once more tells no more than what is under way.
+        looking = [
+            job.name for job in (audit, listing) if _runs(context.instance, job.name, IN_PROGRESS)
+        ]
+        requests = [request for request in requests if request.job_name not in looking]
         return _result(component, context.cursor, readings, requests)
 
     return sensor
@@ -136,7 +141,7 @@ def _requests(
         unfinished=view.unfinished,
         pending=live.is_pending(index),
         # A source that cannot be listed is no reason to sync.
-        changed=fresh.state is not State.CANNOT_TELL and view.plan.changed > 0,
+        changed=fresh.state is not State.CANNOT_TELL and view.changes.count > 0,
         split=bool(component.partitions),
         last_run=last_run,
         reached=_reached(view),
@@ -146,7 +151,8 @@ def _requests(
     this = repair.asked(seen, tried, want, now) if want else None
     repair.remember(index.engine, index.name, now=this, over=repair.over(seen, tried))
     if want is None or this is None:
-        return []
+        # Any run that mends lists the source as well.
+        return [dg.RunRequest(job_name=component.listing_job_name)] if view.wants_listing else []
     job, config = _job(component, want)
     return [
         dg.RunRequest(
@@ -185,7 +191,8 @@ def _partition_keys(component: ConfiguredIndex, view: View, want: Want) -> Seque
     if not every or want.kind in ("audit", "commit"):
         return [None]
     if want.because == "fresh":
-        changed = {bucket_of(id_) % len(every) for id_, _ in view.plan.changes()}
+        waiting = changes.waiting(view.engine, view.subject)
+        changed = {bucket_of(id_) % len(every) for id_, _ in waiting}
         return [every[number] for number in sorted(changed)]
     # An object that says nothing of its partition is missed by none of them.
     return every

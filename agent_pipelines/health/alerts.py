@@ -30,11 +30,24 @@ _TOO_OLD = {depth: int(age.total_seconds()) for depth, age in MAY_BE_OLD.items()
 #: As many repairs in vain are half an hour of back-off.
 _REPAIRS = 6
 
+#: The share of tool calls that may fail.
+_ERRORS = 0.05
+
 #: The exporter's series that other alerts read; each says nothing when it is not there.
 _SERIES = (
     "agent_pipelines_signal",
     "agent_pipelines_signal_age_seconds",
     "agent_pipelines_exporter_tick_age_seconds",
+)
+
+
+_TOOL_ERRORS = (
+    "Of the calls of the last five minutes more than one in twenty failed. Counted by the server: "
+    "the tool fails, or models call it wrongly; its log says which. Counted by agents: also "
+    "calls that never arrived. If only agents count them, look at what is between them and the "
+    "server: its address, its certificates, the network. The table `tool_calls` in the metadata "
+    "of an agent's answers says what the calls came to: error (the tool's own word), outage (what "
+    "it depends on is down), transport (no answer), unavailable (not sent)."
 )
 
 
@@ -75,7 +88,8 @@ def catalogues() -> dict[str, tuple[Signal[Any], ...]]:
 
 
 def rule_file(found: Mapping[str, Sequence[Signal[Any]]]) -> dict[str, Any]:
-    """The rule file, as Prometheus reads it: a group per catalogue, and one of the watching itself.
+    """The rule file, as Prometheus reads it: a group per catalogue, one of the watching itself, and
+    one of the tools.
 
     Args:
         found: catalogues by name.
@@ -83,6 +97,7 @@ def rule_file(found: Mapping[str, Sequence[Signal[Any]]]) -> dict[str, Any]:
     groups = {name: [of_signal(signal) for signal in signals] for name, signals in found.items()}
     every = [signal for signals in found.values() for signal in signals]
     groups["watching"] = of_watching(every)
+    groups["tools"] = of_tools()
     return {
         "groups": [
             {"name": f"agent-pipelines-{name}", "rules": [_rule(alert) for alert in alerts]}
@@ -284,6 +299,93 @@ def of_watching(signals: Sequence[Signal[Any]]) -> list[Alert]:
             "Its last run in Dagster, with the tag `agent-pipelines/signal`, says why. Repairs go "
             "on with a longer wait between them; a person has to look.",
             page="repairs_do_not_help.md",
+        ),
+    ]
+
+
+def of_tools() -> list[Alert]:
+    """The alerts about tools, as servers count and as agents do: a dead server counts nothing."""
+    return [
+        Alert(
+            name="ToolErrors",
+            expr=(
+                "label_replace(\n"
+                "  sum by (tool_name) (rate(mcp_tool_call_errors_total[5m]))\n"
+                "    / sum by (tool_name) (rate(mcp_tool_call_total[5m]))\n"
+                f"    > {_ERRORS:g},\n"
+                '  "subject", "$1", "tool_name", "(.+)")'
+            ),
+            wait="1m",
+            severity="warn",
+            summary="{{ $labels.subject }}: {{ $value | humanizePercentage }} of its calls fail",
+            meaning=_TOOL_ERRORS,
+            page="tool_errors.md",
+            labels={"counted_by": "server"},
+        ),
+        Alert(
+            name="ToolErrors",
+            expr=(
+                "label_join(\n"
+                "  sum by (server, tool_name) (rate(agent_pipelines_tool_call_errors_total[5m]))\n"
+                "    / sum by (server, tool_name) (rate(agent_pipelines_tool_call_total[5m]))\n"
+                f"    > {_ERRORS:g},\n"
+                '  "subject", "/", "server", "tool_name")'
+            ),
+            wait="1m",
+            severity="warn",
+            summary="{{ $labels.subject }}: {{ $value | humanizePercentage }} of the calls of "
+            "agents fail",
+            meaning=_TOOL_ERRORS,
+            page="tool_errors.md",
+            labels={"counted_by": "agents"},
+        ),
+        Alert(
+            name="ToolServerDown",
+            expr=(
+                "label_replace(\n"
+                "  max by (server) "
+                '(agent_pipelines_tool_breaker{state=~"open|half_open"}) == 1,\n'
+                '  "subject", "$1", "server", "(.+)")'
+            ),
+            wait="1m",
+            severity="page",
+            summary="tool server {{ $labels.subject }} does not answer the agents that work now",
+            meaning="Calls to it failed in a row, so agents make none but a probe every half "
+            "minute, and their tasks end with the outcome `transport` or say what they could not "
+            "look up. The answers asset of the agent says what the last failure was. Ask the "
+            "server's `/ready`: it names what it depends on. `agent-pipelines doctor` connects as "
+            "agents do, certificates and token included. Agents go on by themselves once it "
+            "answers.",
+            page="tool_server_down.md",
+        ),
+        Alert(
+            name="ToolCallsMissing",
+            expr=(
+                "absent(agent_pipelines_tool_call_total) "
+                "and on () agent_pipelines_agents_with_tools > 0"
+            ),
+            wait="2m",
+            severity="warn",
+            summary="there are agents with tools, and their calls are not exported",
+            meaning="Without this series `ToolErrors` is silent whatever fails. The exporter shows "
+            "what the state database holds: is it of this version, and can the exporter use it? "
+            "`agent-pipelines status` says.",
+            page="tool_calls_missing.md",
+            labels={"subject": "exporter"},
+        ),
+        Alert(
+            name="ToolServersNotSeen",
+            expr=(
+                "absent(mcp_tool_call_total) and on ()\n"
+                '  sum(increase(agent_pipelines_tool_call_total{server="search"}[15m])) > 0'
+            ),
+            wait="5m",
+            severity="warn",
+            summary="agents call the search tool server, and Prometheus sees no call arrive",
+            meaning="Either the server is dead, and then the agents' calls fail as well, or it is "
+            "not a target of Prometheus: look at the targets, and at port 9090 of the server.",
+            page="tool_servers_not_seen.md",
+            labels={"subject": "search"},
         ),
     ]
 

@@ -35,6 +35,10 @@ _REPAIRS = {
 }
 
 
+_OF_WATCHING = "An alert about those who look; no signal could raise it about itself."
+_OF_TOOLS = "An alert about the tools of agents."
+
+
 def pages(found: Mapping[str, Sequence[Signal[Any]]]) -> dict[str, str]:
     """Markdown by file name.
 
@@ -42,13 +46,19 @@ def pages(found: Mapping[str, Sequence[Signal[Any]]]) -> dict[str, str]:
         found: catalogues by name.
     """
     signals = [signal for some in found.values() for signal in some]
-    # Alerts of the same name differ in what they look at; one page tells of all.
-    watching = list({alert.page: alert for alert in alerts.of_watching(signals)}.values())
+    watching = _pages_of(alerts.of_watching(signals))
+    tools = _pages_of(alerts.of_tools())
     return {
-        _INDEX: _index(signals, watching),
+        _INDEX: _index(signals, watching, tools),
         **{f"{signal.name}.md": _signal_page(signal) for signal in signals},
-        **{alert.page: _alert_page(alert) for alert in watching},
+        **{alert.page: _alert_page(alert, _OF_WATCHING) for alert in watching},
+        **{alert.page: _alert_page(alert, _OF_TOOLS) for alert in tools},
     }
+
+
+def _pages_of(some: Sequence[Alert]) -> list[Alert]:
+    # Alerts of the same name differ in what they look at; one page tells of all.
+    return list({alert.page: alert for alert in some}.values())
 
 
 def _signal_page(signal: Signal[Any]) -> str:
@@ -79,10 +89,10 @@ def _signal_page(signal: Signal[Any]) -> str:
     )
 
 
-def _alert_page(alert: Alert) -> str:
+def _alert_page(alert: Alert, lead: str) -> str:
     return _page(
         alert.name,
-        "An alert about those who look; no signal could raise it about itself.",
+        lead,
         {"Severity": _SEVERITIES[alert.severity], "Fires": f"after {alert.wait}"},
         alert.meaning,
         commands=["agent-pipelines status", "agent-pipelines doctor"],
@@ -110,16 +120,21 @@ def _page(
     )
 
 
-def _index(signals: Sequence[Signal[Any]], watching: Sequence[Alert]) -> str:
+def _index(
+    signals: Sequence[Signal[Any]], watching: Sequence[Alert], tools: Sequence[Alert]
+) -> str:
     listed = "\n".join(
         f"| [{alerts.name_of(signal)}]({signal.name}.md) | {signal.severity} | {signal.depth} "
         f"| {signal.statement} |"
         for signal in signals
     )
-    other = "\n".join(
-        f"| [{alert.name}]({alert.page}) | {alert.severity or 'of its signals'} | "
-        f"| {alert.meaning.split('. ')[0].rstrip('.')} |"
-        for alert in watching
+    other, of_tools = (
+        "\n".join(
+            f"| [{alert.name}]({alert.page}) | {alert.severity or 'of its signals'} | "
+            f"| {alert.meaning.split('. ')[0].rstrip('.')} |"
+            for alert in some
+        )
+        for some in (watching, tools)
     )
     head = "| alert | severity | depth | {} |\n| --- | --- | --- | --- |\n"
     return (
@@ -127,5 +142,6 @@ def _index(signals: Sequence[Signal[Any]], watching: Sequence[Alert]) -> str:
         "[the rules](../alerts/rules.yaml), by `python -m agent_pipelines.health`; what they say "
         "is said in `agent_pipelines/health/`.\n\n"
         f"## Something is not true\n\n{head.format('what should be')}{listed}\n\n"
-        f"## Something cannot be seen, or does not help\n\n{head.format('what is')}{other}\n"
+        f"## Something cannot be seen, or does not help\n\n{head.format('what is')}{other}\n\n"
+        f"## Tools fail\n\n{head.format('what is')}{of_tools}\n"
     )

@@ -4,9 +4,11 @@ Belongs here: looking at source, state database and store on behalf of the signa
 them speak of the same moment. Does not belong here: judging what was seen.
 """
 
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from time import monotonic
 
 import numpy as np
 from sqlalchemy import Engine
@@ -19,9 +21,10 @@ from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.ledger import Counts, Ledger
 from agent_pipelines.indexing.listing import Listing
 from agent_pipelines.indexing.live import Snapshot
-from agent_pipelines.indexing.plan import Plan, make_plan
+from agent_pipelines.indexing.plan import make_plan
 from agent_pipelines.indexing.reconcile import Census, is_sound
 from agent_pipelines.indexing.serving import ServingPath
+from agent_pipelines.indexing.sources import Ref
 from agent_pipelines.indexing.store import Stored
 
 
@@ -29,14 +32,27 @@ class CannotTellError(Exception):
     """Something that a signal speaks of cannot be seen now; not an alarm in itself."""
 
 
+#: Seconds that listing a source may take where a person or a sensor waits: Dagster ends a sensor's
+#: tick after 60.
+_PATIENCE = 20.0
+
+#: Of `max_staleness`, the share after which a source that a run must list is listed again.
+_LISTED_EVERY = 0.25
+
+
 class View:
     """What one evaluation of an index's signals looks at. Use it as a context manager."""
 
-    def __init__(self, index: Index, *, committed: bool) -> None:
-        """See the committed generation, or (`committed=False`) the one about to be."""
+    def __init__(self, index: Index, *, committed: bool, in_run: bool = False) -> None:
+        """See the committed generation, or (`committed=False`) the one about to be.
+
+        A run (`in_run`) has time for a source that takes long to list. Everybody else goes by what
+        the last run has found.
+        """
         self.index = index
         self.now = datetime.now(UTC)
         self._committed = committed
+        self._in_run = in_run
         self._held = ExitStack()
 
     @property
@@ -102,12 +118,47 @@ class View:
         return found is None or found.source_digest is None
 
     @cached_property
-    def plan(self) -> Plan:
-        """The source now, against the ledger; also dates the changes that it finds."""
-        listing = self._held.enter_context(Listing(self.index.source.list()))
-        plan = make_plan(listing, self.index.ledger(self.snapshot.collection).documents())
-        changes.observe(self.index.engine, self.index.name, plan, listed_at=self.now)
-        return plan
+    def changes(self) -> changes.Known:
+        """What readers do not get of the source: by a listing now, or by the last run's."""
+        known = changes.known(self.engine, self.subject)
+        if self._in_run or not known.takes_longer_than(_PATIENCE, self.now):
+            self._list()
+            return changes.known(self.engine, self.subject)
+        age = self.now - known.listed_at if known.listed_at else timedelta.max
+        if age.total_seconds() > self.index.max_staleness_seconds:
+            raise CannotTellError(
+                f"{_TOO_LONG}, and it was last listed {known.listed_at or 'never'}"
+            )
+        return known
+
+    @property
+    def wants_listing(self) -> bool:
+        """Whether a run should list the source now, which takes too long for everybody else."""
+        known, now = changes.known(self.engine, self.subject), datetime.now(UTC)
+        if known.listed_at is None or not known.takes_longer_than(_PATIENCE, now):
+            return False
+        pause = max(known.seconds, _LISTED_EVERY * self.index.max_staleness_seconds)
+        return now - known.listed_at >= timedelta(seconds=pause)
+
+    def _list(self) -> None:
+        """Compare the source with the ledger, and date the changes that are found."""
+        documents = self.index.ledger(self.snapshot.collection).documents
+        if not self._in_run:
+            changes.begin(self.engine, self.subject, self.now)
+        began = monotonic()
+        try:
+            refs = self.index.source.list()
+            with Listing(refs if self._in_run else _in_time(refs)) as listing:
+                seconds = monotonic() - began
+                plan = make_plan(listing, documents())
+                changes.observe(
+                    self.engine, self.subject, plan, listed_at=self.now, seconds=seconds
+                )
+        except _TooLongError as error:
+            raise CannotTellError(str(error)) from None
+        except Exception:
+            changes.fail(self.engine, self.subject)
+            raise
 
     @cached_property
     def serving(self) -> ServingPath:
@@ -147,3 +198,23 @@ class View:
         found = self.index.store.get(self.generation.collection, self.turn.ids)
         known = self.ledger.entries(self.turn.ids)
         return [s for id_, s in found.items() if id_ in known and is_sound(s, self.generation)]
+
+
+_TOO_LONG = f"the source takes longer than {_PATIENCE:g} s to list, which a run does"
+
+
+class _TooLongError(Exception):
+    """A listing that whoever looks has no time for."""
+
+
+def _in_time(refs: Iterable[Ref]) -> Iterator[Ref]:
+    """The same, as long as there is time.
+
+    Raises:
+        _TooLongError: there is no more.
+    """
+    began = monotonic()
+    for ref in refs:
+        if monotonic() - began > _PATIENCE:
+            raise _TooLongError(_TOO_LONG)
+        yield ref

@@ -1,12 +1,14 @@
 """Source changes that are not live yet, and since when: what staleness is measured from.
 
-Belongs here: remembering when a change was first seen, and forgetting it once it is live. Does not
-belong here: what a stale index means for anyone (`health/`).
+Belongs here: remembering when a change was first seen, forgetting it once it is live, and what the
+listing took that showed it. Does not belong here: what a stale index means for anyone (`health/`).
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Engine, delete, func, select
+from sqlalchemy import Engine, delete, func, select, update
 
 from agent_pipelines.indexing.batches import batched
 from agent_pipelines.indexing.plan import Plan
@@ -19,8 +21,29 @@ from agent_pipelines.state.upsert import upsert
 _SLICE = 1_000
 
 
-def observe(engine: Engine, index: str, plan: Plan, *, listed_at: datetime) -> None:
-    """Record a complete listing's differences from the ledger.
+@dataclass(frozen=True)
+class Known:
+    """What the last complete listing said."""
+
+    since: datetime | None
+    """When the oldest change that is not live happened; None if there is none."""
+    count: int
+    """How many changes are not live."""
+    listed_at: datetime | None
+    """When the source was listed: of changes since then nobody knows. None: it never was."""
+    seconds: float
+    """What that took."""
+    begun_at: datetime | None
+    """When a look began to list it that has neither ended nor failed since."""
+
+    def takes_longer_than(self, seconds: float, now: datetime) -> bool:
+        """Whether listing the source takes longer: it did, or does, or was killed over it."""
+        begun = self.begun_at is not None and (now - self.begun_at).total_seconds() > seconds
+        return self.seconds > seconds or begun
+
+
+def observe(engine: Engine, index: str, plan: Plan, *, listed_at: datetime, seconds: float) -> None:
+    """Record a complete listing's differences from the ledger, and what the listing took.
 
     A change new in this listing happened after the listing before it, and no earlier: it dates
     from the source's own time of modification where that lies between the two, from the earlier
@@ -54,9 +77,29 @@ def observe(engine: Engine, index: str, plan: Plan, *, listed_at: datetime) -> N
             "listed_at": listed_at,
             "source_digest": plan.source_digest,
             "documents": plan.listed,
+            "seconds": seconds,
+            "begun_at": None,
         }
-        columns = ("listed_at", "source_digest", "documents")
+        columns = ("listed_at", "source_digest", "documents", "seconds", "begun_at")
         upsert(connection, listings, [listing], overwrite=columns)
+
+
+def begin(engine: Engine, index: str, at: datetime) -> None:
+    """Record that a look lists the source, should it not live to tell."""
+    with write(engine) as connection:
+        connection.execute(
+            update(listings).where(listings.c.index_name == index).values(begun_at=at)
+        )
+
+
+def fail(engine: Engine, index: str) -> None:
+    """Record that a listing failed: the next look lists for itself, and tells why."""
+    with write(engine) as connection:
+        connection.execute(
+            update(listings)
+            .where(listings.c.index_name == index)
+            .values(begun_at=None, seconds=0.0)
+        )
 
 
 def forget(engine: Engine, index: str, collection: str) -> None:
@@ -83,12 +126,41 @@ def oldest(engine: Engine, index: str) -> datetime | None:
     return since
 
 
-def known(engine: Engine, index: str) -> tuple[datetime | None, datetime | None]:
-    """The same, and when the source was last listed: of changes since then nobody knows."""
-    since = select(func.min(source_changes.c.since)).where(source_changes.c.index_name == index)
-    listed = select(listings.c.listed_at).where(listings.c.index_name == index)
+def known(engine: Engine, index: str) -> Known:
+    """What the last complete listing said, less what has become live since.
+
+    Raises:
+        UnavailableError: the state database does not answer.
+    """
+    changed = select(func.min(source_changes.c.since), func.count()).where(
+        source_changes.c.index_name == index
+    )
+    listed = select(listings.c.listed_at, listings.c.seconds, listings.c.begun_at).where(
+        listings.c.index_name == index
+    )
     with read(engine) as connection:
-        return connection.scalar(since), connection.scalar(listed)
+        since, count = connection.execute(changed).one()
+        row = connection.execute(listed).first()
+    return Known(
+        since,
+        count,
+        listed_at=row.listed_at if row else None,
+        seconds=row.seconds if row else 0.0,
+        begun_at=row.begun_at if row else None,
+    )
+
+
+def waiting(engine: Engine, index: str, *, limit: int | None = None) -> Sequence[tuple[str, bool]]:
+    """The documents that changed, whose change is oldest first, and whether each was deleted."""
+    columns = source_changes.c
+    query = (
+        select(columns.document_id, columns.version == "")
+        .where(columns.index_name == index)
+        .order_by(columns.since, columns.document_id)
+        .limit(limit)
+    )
+    with read(engine) as connection:
+        return [(id_, bool(deleted)) for id_, deleted in connection.execute(query)]
 
 
 def _dated(ref: Ref | None, earliest: datetime, latest: datetime) -> datetime:

@@ -195,15 +195,14 @@ def read_filters(conditions: Sequence[str]) -> Sequence[Filter]:
 
 def _result(index: Index, snapshot: Snapshot, hits: Sequence[Hit]) -> SearchResult:
     now = datetime.now(UTC)
-    since, listed_at = changes.known(index.engine, index.name)
+    known = changes.known(index.engine, index.name)
+    listed_at = max(known.listed_at or snapshot.listed_at, snapshot.listed_at)
     return SearchResult(
         index=index.name,
         sequence=snapshot.sequence,
         committed_at=snapshot.committed_at,
-        staleness_seconds=max(0.0, (now - since).total_seconds()) if since else 0.0,
-        checked_seconds_ago=max(
-            0.0, (now - max(listed_at or snapshot.listed_at, snapshot.listed_at)).total_seconds()
-        ),
+        staleness_seconds=max(0.0, (now - known.since).total_seconds()) if known.since else 0.0,
+        checked_seconds_ago=max(0.0, (now - listed_at).total_seconds()),
         hits=hits,
     )
 

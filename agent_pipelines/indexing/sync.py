@@ -184,7 +184,15 @@ class _Sync:
         with listing:
             # For the whole index, before anything is touched: doubt must change nothing at all.
             plan = make_plan(listing, self._index.ledger(self._collection).documents())
-            self._refuse_doubtful(listing, plan, accept_deletions, listed_at)
+            not_live = self._undoubted(listing, plan, accept_deletions)
+            # What is not live yet is told by what readers have, not by what is being built.
+            changes.observe(
+                self._index.engine,
+                self._index.name,
+                not_live,
+                listed_at=listed_at,
+                seconds=seconds_listing,
+            )
             repaired = self._reconcile(verify)
             if repaired:  # what was doubted is to be written again
                 plan = make_plan(listing, self._ledger.documents())
@@ -224,10 +232,8 @@ class _Sync:
         part = "" if self._partition.of == 1 else f" {self._partition}"
         return f"{self._index.name}{part}"
 
-    def _refuse_doubtful(
-        self, listing: Listing, plan: Plan, accept_deletions: bool, listed_at: datetime
-    ) -> None:
-        """Stop before a doubtful listing takes anything away.
+    def _undoubted(self, listing: Listing, plan: Plan, accept_deletions: bool) -> Plan:
+        """What the listing changes for readers; stops before a doubtful one takes anything away.
 
         A new generation starts empty: a doubtful listing deletes nothing from it, and still would
         take from readers what they have once it is live. So what they have is compared as well.
@@ -243,8 +249,7 @@ class _Sync:
                 refuse_mass_deletion(not_live, max_delete_share=share)
         elif live is None and not accept_deletions:
             self._refuse_unknown(listing, plan)
-        # What is not live yet is told by what readers have, not by what is being built.
-        changes.observe(engine, name, not_live, listed_at=listed_at)
+        return not_live
 
     def _refuse_unknown(self, listing: Listing, plan: Plan) -> None:
         """An empty listing must not replace a generation whose ledger was lost."""

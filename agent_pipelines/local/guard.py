@@ -11,6 +11,8 @@ Two processes share the work, so that neither can be killed and leave the part r
 
 Both hold the lock `<name>.guard` (one open file, inherited over the fork): while it is held,
 something of this part may still be running; once it is free, nothing is.
+
+The child's temporary files go where whoever ends it removes them: vLLM leaves its sockets behind.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -52,9 +56,12 @@ def main() -> int:
     # A shadow that is still killing what a former guard left holds this for a moment.
     fcntl.flock(life, fcntl.LOCK_EX)
     with (
-        _shadow(order["start_lock"]) as tell_shadow,
+        # A short name: what is in it may be a socket, whose path has about a hundred characters.
+        tempfile.TemporaryDirectory(prefix="ap-", ignore_cleanup_errors=True) as temporary,
+        _shadow(order["start_lock"], temporary) as tell_shadow,
         open(folder / f"{name}.users", "a+b") as users,
     ):
+        order["env"].setdefault("TMPDIR", temporary)
         return _guard(order, folder / f"{name}.json", users, tell_shadow)
 
 
@@ -150,13 +157,13 @@ def _write_record(order: Mapping[str, Any], record: Path, child: int) -> None:
 
 
 @contextlib.contextmanager
-def _shadow(start_lock: int) -> Iterator[Callable[[str], None]]:
-    """Fork the process that outlives this one by just long enough to kill what it leaves."""
+def _shadow(start_lock: int, temporary: str) -> Iterator[Callable[[str], None]]:
+    """Fork the process that outlives this one by just long enough to end what it leaves."""
     heard, told = os.pipe()
     if os.fork() == 0:
         os.close(told)
         os.close(start_lock)
-        _be_shadow(heard)
+        _be_shadow(heard, temporary)
         os._exit(0)
     os.close(heard)
     yield lambda line: _write(told, line)
@@ -164,7 +171,7 @@ def _shadow(start_lock: int) -> Iterator[Callable[[str], None]]:
     os.close(told)
 
 
-def _be_shadow(heard: int) -> None:
+def _be_shadow(heard: int, temporary: str) -> None:
     os.setsid()
     for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
@@ -173,14 +180,11 @@ def _be_shadow(heard: int) -> None:
     while piece := os.read(heard, 4096):
         said += piece
     lines = said.decode().split()
-    if not lines or lines[-1] == "done":
+    if lines and lines[-1] == "done":
         return
-    group = int(lines[0])
-    deadline = time.monotonic() + _GROUP_KILL_SECONDS
-    while _signal_group(group, signal.SIGKILL) and time.monotonic() < deadline:
-        if sys.platform == "linux" and not _running_in(group):
-            return
-        time.sleep(0.02)
+    if lines:
+        _kill_group(int(lines[0]))
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -199,6 +203,14 @@ def _signals() -> Iterator[tuple[int, Callable[[], bool]]]:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGTERM, stop)
     yield wake, lambda: stopped
+
+
+def _kill_group(group: int) -> None:
+    deadline = time.monotonic() + _GROUP_KILL_SECONDS
+    while _signal_group(group, signal.SIGKILL) and time.monotonic() < deadline:
+        if sys.platform == "linux" and not _running_in(group):
+            return
+        time.sleep(0.02)
 
 
 def _signal_group(group: int, number: int) -> bool:

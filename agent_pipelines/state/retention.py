@@ -4,9 +4,9 @@ Belongs here: which rows may go, in transactions that keep nobody waiting. Does 
 long they are kept (`settings.py`), when this runs, or Dagster's own records (`components/`).
 
 Not here because they do not grow with time: the ledger and `source_changes` (as large as the
-source), `listings`, `leases` and `generations` (a row per index and spec). SQLite's file is not
-compacted: what is deleted is written over by what comes, and a compaction would stop every writer
-and need the space once more.
+source), `listings`, `leases` and `generations` (a row per index and spec), `tool_calls` and
+`tool_breakers` (some rows per tool). SQLite's file is not compacted: what is deleted is written
+over by what comes, and a compaction would stop every writer and need the space once more.
 """
 
 from datetime import datetime, timedelta

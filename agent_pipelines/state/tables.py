@@ -167,6 +167,9 @@ listings = Table(
     Column("listed_at", UtcDateTime, nullable=False),
     Column("source_digest", String(64), nullable=False),
     Column("documents", Integer, nullable=False),
+    # What that took; and when a look began another that has not ended.
+    Column("seconds", Float, nullable=False),
+    Column("begun_at", UtcDateTime),
 )
 
 #: One writer per name. A holder's token only grows, so that a late writer can be told apart.
@@ -282,4 +285,29 @@ messages = Table(
     # (tokens, what was retrieved) that is never sent
     Column("message", JSON, nullable=False),
     Column("recorded_at", UtcDateTime, nullable=False),
+)
+
+#: Tool calls of all batches there ever were, added up: counters that outlive the processes.
+tool_calls = Table(
+    "tool_calls",
+    metadata,
+    Column("server", String(200), primary_key=True),
+    Column("tool", String(200), primary_key=True),
+    # ok, error, outage, transport, unavailable, cancelled
+    Column("outcome", String(16), primary_key=True),
+    # they took at most this many seconds; empty for calls that were not sent, or not waited for
+    Column("bound", String(16), primary_key=True),
+    Column("calls", BigInteger, nullable=False),
+    Column("seconds", Float, nullable=False),
+)
+
+#: The breaker of each tool server in the worker of each agent, as it was last heard of.
+tool_breakers = Table(
+    "tool_breakers",
+    metadata,
+    Column("agent", String(200), primary_key=True),
+    Column("server", String(200), primary_key=True),
+    # closed, open, half open
+    Column("state", String(16), nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
 )

@@ -1,7 +1,7 @@
 """The search tool server: what an agent may read of the indexes.
 
 Belongs here: the tools, their descriptions and the words of their errors. Does not belong here:
-how an index is searched (`indexing/search.py`) or served (`shell.py`).
+how an index is searched (`indexing/search.py`) or served (`shell`).
 """
 
 from collections.abc import Callable
@@ -18,7 +18,8 @@ from pydantic import BaseModel, Field
 from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.health.readers import BlockedError
 from agent_pipelines.indexing.search import Hit, Searcher, SearchResult, read_filters
-from agent_pipelines.toolservers.shell import Readiness
+from agent_pipelines.toolservers.outcome import outage
+from agent_pipelines.toolservers.server import Readiness
 
 By = Literal["words and meaning", "meaning", "words"]
 
@@ -134,10 +135,11 @@ def build_server(searcher: Searcher) -> MCPServer:
                 f"from memory. For whoever keeps it: {error.remedy}",
             )
         except UnavailableError as error:
-            return _refused(
-                Refusal(kind="unavailable"),
+            return outage(
+                "index",
                 f"Unavailable: {error.message}. This is an outage, not an empty result: "
                 "say that the index could not be read, or try again later.",
+                Refusal(kind="unavailable").model_dump(mode="json"),
             )
         except UserError as error:
             # Names what is wrong and what to do, in words that serve a model as well.

@@ -7,8 +7,13 @@ belong here: any tool, and how it is served (`shell`).
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
-from mcp.server import MCPServer
+from mcp.server import MCPServer, Server
+
+#: What can be served: tools written as functions, or the SDK's lower level, where schemas and
+#: results are passed on as they are.
+AnyServer = MCPServer | Server[Any]
 
 #: None when what the tools depend on answers, else why not, in words for a person.
 Readiness = Callable[[], Awaitable[str | None]]
@@ -18,7 +23,7 @@ Readiness = Callable[[], Awaitable[str | None]]
 class Opened:
     """A server with its connections open."""
 
-    server: MCPServer
+    server: AnyServer
     ready: Readiness
 
 
@@ -32,3 +37,14 @@ class ToolServer:
     name: str
     summary: str
     open: Callable[[], AbstractContextManager[Opened]]
+
+
+async def has_tool(server: AnyServer, name: str) -> bool:
+    """Whether it has a tool of this name, as far as it knows without asking anybody.
+
+    A server of the lower level knows as much as its ``get_tool_input_schema`` does.
+    """
+    if isinstance(server, MCPServer):
+        return name in {tool.name for tool in await server.list_tools()}
+    schema_of = server.get_tool_input_schema
+    return schema_of is not None and schema_of(name) is not None

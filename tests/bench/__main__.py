@@ -17,7 +17,7 @@ from rich.console import Console
 from agent_pipelines.errors import UserError
 from agent_pipelines.settings import Settings
 from agent_pipelines.terminal import waiting
-from tests.bench import corpora, memory, no_op, pace, picture, report
+from tests.bench import corpora, looks, memory, no_op, pace, picture, report
 from tests.bench.contenders import CONTENDERS
 from tests.bench.corpora import Corpus, Say
 from tests.bench.phases import Result, Run
@@ -42,6 +42,7 @@ class Part(StrEnum):
     SYNTHETIC = "synthetic"
     NO_OP = "no-op"
     PACE = "pace"
+    LOOKS = "looks"
     MEMORY = "memory"
 
 
@@ -95,6 +96,7 @@ def bench(
       what the indexers themselves cost.
     - **no-op**: what our whole command costs when nothing changed, and our engine's share of it.
     - **pace**: how much of the model's own pace our first sync reaches, on the manuals.
+    - **looks**: what a tick and an audit of our signals cost at 10,000 and at 100,000 chunks.
     - **memory**: what our sync needs for 1,000,000 chunks.
 
     The peers are installed by uv into environments of their own in the cache directory. Nothing
@@ -162,6 +164,9 @@ def _measure(parts: list[Part], names: list[Name], quick: bool, folder: Path) ->
     if Part.PACE in parts:
         with waiting(console, "pace:") as say:
             extras["pace"] = pace.measure(docs, every, cache_dir, say)
+    if Part.LOOKS in parts:
+        with waiting(console, "looks:") as say:
+            extras["looks"] = looks.measure(looks.CHUNKS // divisor, cache_dir, say)
     if Part.MEMORY in parts:
         with waiting(console, "memory:") as say:
             extras["memory"] = memory.measure(memory.CHUNKS // divisor, cache_dir, say)

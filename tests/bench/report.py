@@ -130,6 +130,23 @@ def extra_tables(
                 [[alone, _number(pace["sync"]), f"{pace['share']:.1%}", f"≥ {pace['target']:.0%}"]],
             )
         )
+    if looks := measured.get("looks"):
+        target = looks["targets"]
+        tables.append(
+            (
+                f"looking whether an index is true; targets: tick ≤ {target['tick']} s, audit "
+                f"≤ {target['audit']} s",
+                ("chunks", "tick s", "of which listing s", "audit s", "CPU s", "Weaviate's"),
+                [
+                    [
+                        f"{row['chunks']:,}",
+                        *map(_number, (row["tick"], row["listing"], row["audit"])),
+                        *map(_number, (row["audit_cpu"], row["store_cpu"])),
+                    ]
+                    for row in looks["rows"]
+                ],
+            )
+        )
     if memory := measured.get("memory"):
         tables.append(
             (

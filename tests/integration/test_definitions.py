@@ -447,6 +447,27 @@ def test_after_a_run_that_told_nothing_the_sensor_asks_for_an_audit(
     assert [job for job, _ in requested(world.tick())] == ["handbook_sync"]
 
 
+def test_a_source_that_takes_long_is_listed_by_a_run_of_its_own(world: World) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    from sqlalchemy import update
+
+    from agent_pipelines.state.engine import write
+    from agent_pipelines.state.tables import listings
+
+    assert world.sync().success
+    with write(world.state.engine()) as connection:
+        took_long = {"seconds": 50.0, "listed_at": datetime.now(UTC) - timedelta(minutes=5)}
+        connection.execute(update(listings).values(took_long))
+    (world.docs / "pods.md").write_text("# Pods\n\nThey are evicted under pressure.\n")
+    assert requested(world.tick()) == [("handbook_listing", None)], "of the change it knows nothing"
+
+    found = world.run("handbook_listing")
+
+    assert checks_of(found) == {"fresh": True}, "it has not been waiting for long"
+    assert requested(world.tick()) == [("handbook_sync", None)]
+
+
 def test_an_audit_beside_a_sync_claims_nothing(world: World) -> None:
     from sqlalchemy import update
 

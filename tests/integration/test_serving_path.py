@@ -49,7 +49,7 @@ from tests.engine import (
     states,
     stored_in,
 )
-from tests.integration.test_tool_search import free_port
+from tests.loopback import free_port
 from tests.processes import until
 
 SIGNALS = {found.name: found for found in catalogue()}

@@ -6,7 +6,6 @@ Run as a program it is that process.
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,7 +26,10 @@ from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.indexing.search import Doubt, Hit, SearchResult
 from agent_pipelines.indexing.store import Filter
 from agent_pipelines.toolservers import search, shell
+from agent_pipelines.toolservers.outcome import OUTAGE
 from resources.tools import ToolServerResource
+from tests.loopback import free_port
+from tests.processes import until
 
 T = TypeVar("T")
 
@@ -99,13 +101,6 @@ class MemorySearcher:
         )
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 class Server:
     """The process, its addresses and the file that takes its dependency down."""
 
@@ -124,15 +119,15 @@ class Server:
         ]
         root = Path(__file__).parents[2]
         self.process = subprocess.Popen(argv, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
-        deadline = time.monotonic() + 30
-        while True:
+
+        def up() -> bool:
+            assert self.process.poll() is None
             try:
-                if self.get("/health").status_code == 200:
-                    return
+                return self.get("/health").status_code == 200
             except httpx2.TransportError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
+                return False
+
+        until(up, 60, "the server")
 
     @property
     def url(self) -> str:
@@ -289,6 +284,14 @@ def test_an_outage_behind_it_is_said_and_not_shown_as_an_empty_result(
         result = within(server.url, lambda session: session.call("search", arguments))
         assert result.is_error
         assert "Unavailable: Weaviate does not answer" in result.text
+        assert result.structured == {"kind": "unavailable", "withheld": None}
+        params = {"name": "search", "arguments": arguments}
+        raw = httpx2.post(
+            server.url,
+            json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params},
+            headers={"accept": "application/json, text/event-stream"},
+        )
+        assert raw.json()["result"]["_meta"][OUTAGE] == "index", "for a breaker to see"
     finally:
         server.down.unlink()
     assert server.get("/ready").status_code == 200
@@ -371,11 +374,12 @@ def test_a_killed_server_is_a_transport_failure_in_bounded_time(tmp_path: Path) 
                 *(session.call("search", slow) for _ in range(4)),
                 return_exceptions=True,
             )
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 8
             return [*cut_off, *after]
 
         failures = within(server.url, use)
-        assert [type(failure) for failure in failures] == [ToolTransportError] * 8
+        assert len(failures) == 8
+        assert all(isinstance(failure, ToolTransportError) for failure in failures)
 
 
 def test_a_session_outlives_a_restart_of_its_server(tmp_path: Path) -> None:

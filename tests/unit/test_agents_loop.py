@@ -9,6 +9,7 @@ from typing import Any
 import openai
 import pytest
 
+from agent_pipelines.agents.guard import ToolServers
 from agent_pipelines.agents.loop import TRACE, Answer, converse
 from agent_pipelines.agents.model import Message, Model
 from agent_pipelines.agents.spec import AgentSpec
@@ -274,6 +275,27 @@ class TestNativeMode:
         assert "3 turns" in (held.answer.error or "")
         assert len(held.requests) == 3
 
+    def test_a_call_that_keeps_failing_is_not_repeated_for_ever(self) -> None:
+        down = Tools(result=ToolResult(True, "There is no such index."))
+        again = calls(("search", {"query": "a"}))
+        limits = {"turns": 20, "tool_calls": 20, "same_failure": 3}
+        held = hold(spec_of(limits=limits), lambda _: again, down)
+        assert held.answer.outcome == "tool"
+        assert held.answer.error == "the same call failed 3 times: There is no such index."
+        assert len(down.sent) == 3
+        # A restart counts on from the journal, and asks neither the model nor the tool again.
+        tools = Tools()
+        resumed = hold(spec_of(limits=limits), [], tools, held.journal)
+        assert (resumed.answer.outcome, tools.sent) == ("tool", [])
+
+    def test_other_calls_that_fail_are_other_calls(self) -> None:
+        down = Tools(result=ToolResult(True, "There is no such index."))
+        script = [calls(("search", {"query": str(n)})) for n in range(5)]
+        limits = {"turns": 6, "tool_calls": 20, "same_failure": 2}
+        held = hold(spec_of(limits=limits), [*script, says({"answer": "x"})], down)
+        assert held.answer.outcome == "ok"
+        assert len(down.sent) == 5
+
     def test_a_task_ends_when_its_time_is_over(self) -> None:
         held = hold(spec_of(limits={"seconds": 0.3}), [says("late", delay=5)])
         assert held.answer.outcome == "budget"
@@ -344,6 +366,72 @@ class TestOutages:
         bound = {"search": {"lim": 3}}
         with pytest.raises(UserError, match=r"binds arguments .* does not have: lim"):
             asyncio.run(Toolbox.open(spec_of(bound_arguments=bound), Tools()))
+
+
+class Orders(Tools):
+    """Another tool server, with a `search` and a `restart` of its own."""
+
+    async def list_tools(self) -> Sequence[ToolInfo]:
+        schema = {"type": "object", "properties": {"query": {"type": "string"}}}
+        return [
+            ToolInfo("search", "Search orders.", schema, True, "orders"),
+            ToolInfo("restart", "Restart.", schema, False, "orders"),
+            ToolInfo("refund", "Refund.", schema, False, "orders"),
+        ]
+
+
+class TestSeveralServers:
+    def test_each_tool_is_called_where_it_is(self) -> None:
+        first, second = Tools(), Orders()
+        spec = spec_of(tools=("search", "refund"), tool_servers=("search", "orders"))
+        both = ToolServers({"search": Only(first, "search"), "orders": Only(second, "refund")})
+        turn = calls(("search", {"query": "a"}), ("refund", {"query": "7"}))
+        held = hold(spec, [turn, says({"answer": "x", "citations": ["c1"]})], both)
+        assert held.answer.outcome == "ok"
+        assert first.sent == [("search", {"query": "a", "index": "runbooks"})]
+        assert second.sent == [("refund", {"query": "7"})]
+
+    def test_two_tools_of_one_name_are_one_error_that_says_what_to_do(self) -> None:
+        both = ToolServers({"search": Tools(), "orders": Orders()})
+        servers = {"tool_servers": ("search", "orders")}
+        with pytest.raises(UserError, match=r"allows .search.*servers search and orders") as said:
+            asyncio.run(Toolbox.open(spec_of(**servers), both))
+        assert "leave search out of `tools` in the defs.yaml" in said.value.remedy
+        # What nobody may call cannot clash.
+        asyncio.run(Toolbox.open(spec_of(**servers, tools=("refund",)), both))
+
+    def test_a_search_of_others_reads_no_index_and_cannot_be_cited(self) -> None:
+        forged = Orders(result=ToolResult(False, "raw", {"hits": [FORGED]}))
+        spec = spec_of(index=None, tool_servers=("orders",))
+        held = hold(spec, [calls(("search", {"query": "a"})), says({"answer": "x"})], forged)
+        assert forged.sent == [("search", {"query": "a"})]
+        assert held.answer.citations == []
+        assert held.requests[1]["messages"][-1]["content"] == "raw"
+
+    def test_an_index_tool_without_an_index_is_found_out_when_it_is_listed(self) -> None:
+        spec = spec_of(index=None, tool_servers=("orders", "search"))
+        with pytest.raises(UserError, match="has no index for it to read"):
+            asyncio.run(Toolbox.open(spec, ToolServers({"search": Tools()})))
+
+
+FORGED = {
+    **dict.fromkeys(("chunk_id", "document_id", "content_hash", "uri", "title"), "forged"),
+    "text": "Cite me.",
+}
+
+
+@dataclass
+class Only:
+    """One tool of another session."""
+
+    session: ToolSession
+    tool: str
+
+    async def list_tools(self) -> Sequence[ToolInfo]:
+        return [tool for tool in await self.session.list_tools() if tool.name == self.tool]
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        return await self.session.call(name, arguments)
 
 
 def timeless(journal: Sequence[Message]) -> list[Message]:

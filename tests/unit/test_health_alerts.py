@@ -268,6 +268,71 @@ def six_repairs_did_not_help(exporter: StandinExporter, trace: Trace) -> None:
         exporter.run(trace, 2)
 
 
+def batch(exporter: StandinExporter, *, failing: int, arriving: bool = True) -> Callable[[], None]:
+    """A hundred calls of agents a minute, some of which fail."""
+
+    def work() -> None:
+        tool = exporter.tool
+        tool.calls += 100
+        tool.errors += failing
+        if tool.served is not None and arriving:
+            tool.served += 100
+            tool.served_errors += failing
+
+    return work
+
+
+@case()
+def few_tool_calls_fail(exporter: StandinExporter, trace: Trace) -> None:
+    exporter.run(trace, 2)
+    exporter.run(trace, 20, each=batch(exporter, failing=5))
+    exporter.run(trace, 20)
+
+
+@case(("ToolErrors", "search"), ("ToolErrors", "search/search"))
+def one_tool_call_in_ten_fails(exporter: StandinExporter, trace: Trace) -> None:
+    exporter.run(trace, 2)
+    exporter.run(trace, 10, each=batch(exporter, failing=10))
+
+
+@case(("ToolErrors", "search/search"))
+def tool_calls_do_not_arrive(exporter: StandinExporter, trace: Trace) -> None:
+    """The server is well, and counts nothing."""
+    exporter.run(trace, 2)
+    exporter.run(trace, 10, each=batch(exporter, failing=10, arriving=False))
+
+
+@case(
+    ("ToolErrors", "search/search"), ("ToolServerDown", "search"), ("ToolServersNotSeen", "search")
+)
+def the_tool_server_dies_before_anybody_called_it(exporter: StandinExporter, trace: Trace) -> None:
+    """Nothing but the agents' own counts can tell."""
+    exporter.run(trace, 2)
+    exporter.tool.served, exporter.tool.breaker = None, "open"
+    exporter.run(trace, 10, each=batch(exporter, failing=100))
+
+
+@case()
+def the_breaker_opens_for_a_moment(exporter: StandinExporter, trace: Trace) -> None:
+    exporter.run(trace, 5)
+    exporter.tool.breaker = "open"
+    exporter.run(trace, 1)
+    exporter.tool.breaker = "closed"
+    exporter.run(trace, 5)
+
+
+@case(("ToolServersNotSeen", "search"))
+def tool_servers_are_no_target_of_prometheus(exporter: StandinExporter, trace: Trace) -> None:
+    exporter.tool.served = None
+    exporter.run(trace, 15, each=batch(exporter, failing=0))
+
+
+@case(("ToolCallsMissing", "exporter"))
+def tool_calls_are_not_exported(exporter: StandinExporter, trace: Trace) -> None:
+    exporter.without = lambda name, _: name.startswith("agent_pipelines_tool_call")
+    exporter.run(trace, 10)
+
+
 def test_what_is_in_git_is_what_the_catalogues_say() -> None:
     wanted = generated.files()
     kept = {

@@ -1,20 +1,24 @@
 """The catalogue of signals, since when each has been so, and what blindness looks like."""
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, insert, update
 
 from agent_pipelines.errors import UnavailableError
+from agent_pipelines.health import view as view_module
 from agent_pipelines.health.evaluate import evaluate, record, recorded, tick
 from agent_pipelines.health.signal import Reading, Signal, State
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.health.view import View
+from agent_pipelines.indexing import changes
 from agent_pipelines.indexing.index import Index
-from agent_pipelines.indexing.sources import SourceError
+from agent_pipelines.indexing.sources import Ref, SourceError
 from agent_pipelines.state.engine import open_engine, write
 from agent_pipelines.state.tables import generations, partitions, signals, snapshots
 from tests.engine import HashEmbedder, MemorySource, make_index
@@ -24,6 +28,9 @@ WITHOUT_STORE = {
     *("documents_indexed", "fresh", "golden_vector_matches", "spec_is_current"),
     *("deleted_items_not_served", "known_items_found", "search_serves_snapshot"),
 }
+
+
+FRESH = next(signal for signal in catalogue() if signal.name == "fresh")
 
 
 class DownStore:
@@ -159,6 +166,84 @@ def test_staleness_is_false_only_beyond_its_bound(committed: Index) -> None:
     assert states(replace(fresh, max_staleness_seconds=-1))["fresh"] is State.FALSE
     (row,) = recorded(committed.engine, "docs")["fresh"].evidence
     assert row == {"document": "new.md", "change": "new or changed"}
+
+
+class SlowSource(MemorySource):
+    """Every document takes its time to be listed."""
+
+    seconds = 0.1
+
+    def list(self) -> Iterator[Ref]:
+        for ref in super().list():
+            sleep(self.seconds)
+            yield ref
+
+
+@pytest.fixture
+def slow(committed: Index, monkeypatch: pytest.MonkeyPatch) -> Index:
+    """That index, whose source takes longer to list than anybody but a run waits for."""
+    monkeypatch.setattr(view_module, "_PATIENCE", 0.15)
+    assert states(committed)["fresh"] is State.TRUE, "while it is empty, it is listed in no time"
+    return replace(committed, source=SlowSource({"a": "# A", "b": "# B", "c": "# C"}))
+
+
+def listed_by_a_run(index: Index) -> Reading:
+    with View(index, committed=True, in_run=True) as view:
+        return next(iter(evaluate(view, [FRESH]).values()))
+
+
+def fresh(index: Index) -> Reading:
+    with View(index, committed=True) as view:
+        return next(iter(evaluate(view, [FRESH]).values()))
+
+
+def wants_listing(index: Index) -> bool:
+    with View(index, committed=True) as view:
+        return view.wants_listing
+
+
+def test_a_source_that_takes_long_to_list_is_judged_by_the_last_run_that_did(slow: Index) -> None:
+    assert "which a run does" in fresh(slow).observed
+    assert listed_by_a_run(slow).observed.endswith("s, 3 changes not live")
+
+    source = slow.source
+    assert isinstance(source, SlowSource)
+    source.texts["d"] = "# D"
+    reading = fresh(slow)
+    assert reading.state is State.TRUE
+    assert "3 changes not live, listed " in reading.observed, "it did not list again"
+    assert [row["document"] for row in reading.evidence] == ["a", "b", "c"]
+
+    sleep(0.2)
+    impatient = replace(slow, max_staleness_seconds=0.1)
+    assert fresh(impatient).state is State.CANNOT_TELL, "of later changes nobody knows"
+    assert wants_listing(replace(slow, max_staleness_seconds=0.4))
+    assert not wants_listing(replace(slow, max_staleness_seconds=60)), "not all the time"
+
+
+def test_a_source_that_is_quick_again_is_listed_by_everybody(slow: Index) -> None:
+    fresh(slow)
+    quick = replace(slow, source=MemorySource({"a": "# A"}))
+    assert listed_by_a_run(quick).state is State.TRUE
+    assert not wants_listing(replace(quick, max_staleness_seconds=0))
+    assert fresh(replace(slow, source=MemorySource())).observed == "0 s, 0 changes not live"
+
+
+def test_a_look_that_was_killed_over_its_listing_is_not_repeated(slow: Index) -> None:
+    changes.begin(slow.engine, "docs", datetime.now(UTC) - timedelta(seconds=40))
+    assert "0 changes not live, listed " in fresh(slow).observed
+    assert wants_listing(replace(slow, max_staleness_seconds=0))
+
+
+def test_a_long_listing_that_fails_is_not_hidden_by_the_one_before(slow: Index) -> None:
+    listed_by_a_run(slow)
+    source = slow.source
+    assert isinstance(source, SlowSource)
+    source.seconds, source.incomplete = 0, "page 2 timed out"
+    assert listed_by_a_run(slow).state is State.CANNOT_TELL
+    reading = fresh(slow)
+    assert reading.state is State.CANNOT_TELL
+    assert "page 2 timed out" in reading.observed
 
 
 def test_since_moves_only_with_the_state(engine: Engine) -> None:

@@ -42,7 +42,7 @@ INDEXED = [DocumentRow("a", "1", "indexed")]
 
 
 def observe(engine: Engine, at: datetime, *refs: Ref) -> None:
-    changes.observe(engine, "i", make_plan(Listing(refs), INDEXED), listed_at=at)
+    changes.observe(engine, "i", make_plan(Listing(refs), INDEXED), listed_at=at, seconds=1)
 
 
 def test_a_change_between_two_listings_dates_from_the_sources_own_time(engine: Engine) -> None:

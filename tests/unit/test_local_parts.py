@@ -46,6 +46,13 @@ with Parts(state) as parts:
 """
 
 
+def temporary(state: Path) -> Path:
+    """The folder of the part's temporary files, with one in it."""
+    folder = Path(psutil.Process(running(state).child).environ()["TMPDIR"])
+    (folder / "socket").touch()
+    return folder
+
+
 def server(state: Path, program: str = SERVER, start_timeout: float = 20) -> Launch:
     (port,) = ports.stable(state, "echo", 1)
     return Launch(
@@ -214,9 +221,10 @@ def test_kill_9_of_the_guard_leaves_nothing_and_the_user_gets_a_new_one(
 ) -> None:
     with Parts(tmp_path) as parts:
         before = parts.ensure("echo", lambda: server(tmp_path))
-        pids = tree(tmp_path)
+        pids, left = tree(tmp_path), temporary(tmp_path)
         os.kill(pids[0], signal.SIGKILL)
         assert eventually(lambda: not any(runs(pid) for pid in pids)) < 1
+        eventually(lambda: not left.exists())
         assert addresses(tmp_path, "echo") is None
         assert parts.ensure("echo", lambda: server(tmp_path)) == before, "on the same ports"
         assert not set(tree(tmp_path)) & set(pids)
@@ -252,9 +260,10 @@ def test_a_part_that_dies_takes_its_children_along_and_can_be_started_again(
 def test_sigterm_to_the_guard_ends_the_part(tmp_path: Path) -> None:
     with Parts(tmp_path) as parts:
         parts.ensure("echo", lambda: server(tmp_path))
-        pids = tree(tmp_path)
+        pids, left = tree(tmp_path), temporary(tmp_path)
         os.kill(pids[0], signal.SIGTERM)
         eventually(lambda: not any(runs(pid) for pid in pids))
+        eventually(lambda: not left.exists())
         assert find(tmp_path, "echo") is None
 
 

@@ -4,12 +4,19 @@ Belongs here: names, labels and help of the metrics. Does not belong here: takin
 (`worker.py`), or any call to what they are of: a scrape waits for nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 from time import monotonic
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from agent_pipelines.health.exporter.ageing import Bounds, Shown, shown
 from agent_pipelines.health.exporter.worker import Seen
@@ -25,6 +32,26 @@ NUMBERS: dict[str, tuple[tuple[str, ...], str]] = {
     "documents": (("index", "state"), "Documents in the ledger of what is live, by state."),
     "chunks": (("index",), "Chunks that the ledger says are live."),
     "repair_attempts": (("index",), "Repairs asked for since one last got anywhere."),
+    "agents_with_tools": ((), "Agents that may call tools."),
+    "tool_breaker": (
+        ("agent", "server", "state"),
+        "1 for the state that the breaker of a tool server is in, in each worker.",
+    ),
+}
+
+#: The same, of what only grows.
+COUNTS: dict[str, tuple[tuple[str, ...], str]] = {
+    "tool_call": (("server", "tool_name"), "Tool calls of agents, those not sent included."),
+    "tool_call_errors": (("server", "tool_name"), "Tool calls that brought no result."),
+    "tool_call_outcomes": (("server", "tool_name", "outcome"), "Tool calls by what they came to."),
+}
+
+#: The same, of durations: one more label, `le`, for a bucket's upper bound, or `sum` for their sum.
+DURATIONS: dict[str, tuple[tuple[str, ...], str]] = {
+    "tool_call_duration_seconds": (
+        ("server", "tool_name"),
+        "Time from sending a tool call to its result or its failure.",
+    ),
 }
 
 _LABELS = {state: str(state).replace(" ", "_") for state in State}
@@ -66,18 +93,29 @@ class Readings(Collector):
         yield from (states, ages, since)
 
     def _numbers(self, seen: Sequence[Seen], now: float) -> Iterator[Metric]:
-        families = {
+        families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {
             name: _gauge(name, meaning, labels) for name, (labels, meaning) in NUMBERS.items()
         }
+        families |= {
+            name: CounterMetricFamily(f"{PREFIX}_{name}", meaning, labels=list(labels))
+            for name, (labels, meaning) in COUNTS.items()
+        }
+        durations: dict[str, dict[tuple[str, ...], dict[str, float]]] = {n: {} for n in DURATIONS}
         for one in seen:
             if one.ended is None or now - one.ended > self._bounds.tick:
                 continue  # an old number looks like a new one: rather none
             for sample in one.samples:
-                labels = NUMBERS[sample.metric][0]
+                if sample.metric in DURATIONS:
+                    key = tuple(sample.labels[label] for label in DURATIONS[sample.metric][0])
+                    durations[sample.metric].setdefault(key, {})[sample.labels["le"]] = sample.value
+                    continue
+                labels = (NUMBERS.get(sample.metric) or COUNTS[sample.metric])[0]
                 families[sample.metric].add_metric(
                     [sample.labels[label] for label in labels], sample.value
                 )
         yield from families.values()
+        for name, (labels, meaning) in DURATIONS.items():
+            yield _histogram(name, meaning, labels, durations[name])
 
     def _exporter(self, seen: Sequence[Seen], now: float) -> Iterator[Metric]:
         sequence = CounterMetricFamily(
@@ -114,6 +152,21 @@ def tell(seen: Seen, signal: Signal, bounds: Bounds, *, now: float, wall: dateti
         age = max(0.0, (wall - reading.evaluated_at).total_seconds())
         since = (wall - reading.since).total_seconds()
     return shown(reading.state, age=age, since=max(0.0, since), bound=bound)
+
+
+def _histogram(
+    name: str,
+    meaning: str,
+    labels: Sequence[str],
+    found: Mapping[tuple[str, ...], Mapping[str, float]],
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(f"{PREFIX}_{name}", meaning, labels=list(labels))
+    for key, buckets in found.items():
+        bounds = sorted(float(le) for le in buckets if le != "sum")
+        counts = accumulate(buckets[str(bound)] for bound in bounds)
+        pairs = list(zip(map(floatToGoString, bounds), counts, strict=True))
+        family.add_metric(list(key), pairs, buckets["sum"])
+    return family
 
 
 def _gauge(name: str, meaning: str, labels: Sequence[str]) -> GaugeMetricFamily:

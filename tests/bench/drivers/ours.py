@@ -106,6 +106,22 @@ class Ours:
             }
         }
 
+    def look(self, folder: str, depth: str) -> dict[str, Any]:
+        """Seconds for each signal of a depth, in the order of the catalogue, and what is not true.
+
+        Signals share what they look at: the first that needs it pays for it.
+        """
+        signals = [signal for signal in catalogue() if signal.depth == depth]
+        seconds, not_true = {}, {}
+        with View(self._index(folder), committed=True) as view:
+            for signal in signals:
+                started = perf_counter()
+                reading = look(view, [signal])[signal]
+                seconds[signal.name] = perf_counter() - started
+                if reading.state is not State.TRUE:
+                    not_true[signal.name] = f"{reading.state}: {reading.observed}"
+        return {"signals": seconds, "not_true": not_true}
+
     def alone(self, folder: str) -> dict[str, Any]:
         """The model on every text of the folder, each once, cut before the clock starts."""
         source = _source(folder)

@@ -1,0 +1,111 @@
+"""What the defs.yaml of a tool server may say.
+
+Belongs here: the fields, and what is wrong with a value before anything runs. Does not belong here:
+the resource that is made of it (`tool_server.py`, `resources/tools.py`).
+"""
+
+import re
+from typing import Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+_VARIABLE = re.compile(r"\{\{\s*env\.(\w+)\s*\}\}")
+
+
+class BreakerConfig(BaseModel):
+    """When nobody waits for the server any more."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    failures: int = Field(
+        default=3, ge=1, description="Consecutive transport failures that open it."
+    )
+    open_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="Calls then fail at once, for this long; then a single one is let through.",
+    )
+
+
+class ToolServerConfig(BaseModel):
+    """A tool server: any MCP server over streamable HTTP.
+
+    The folder that the defs.yaml stands in gives it its name; agents name it in `tool_servers`.
+    """
+
+    # What is wrong is named, and not shown: it may be a token.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    description: str = Field(default="", description="What its tools are for, for people.")
+    url: str | None = Field(
+        default=None,
+        description="Its MCP endpoint, such as https://orders.example/mcp. In a folder called "
+        "`search` it may be left out: then SEARCH_TOOL_URL, else the embedded search server.",
+    )
+    ca: str | None = Field(
+        default=None,
+        description="PEM file of the CA that signed its certificate; default: those that this "
+        "machine trusts. Relative paths start at this YAML's folder. Renewed files are noticed.",
+    )
+    cert: str | None = Field(default=None, description="PEM file of the certificate we show it.")
+    key: str | None = Field(default=None, description="PEM file of the key that belongs to `cert`.")
+    token: str | None = Field(
+        default=None, description="Bearer token, as `{{ env.NAME }}`: it has no place in a file."
+    )
+    token_file: str | None = Field(
+        default=None, description="File with the bearer token; read for every exchange."
+    )
+    tools: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="Its tools that agents may use; default: all."
+    )
+    connect_timeout_seconds: float = Field(default=5.0, gt=0)
+    call_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="For one call, once it is its turn."
+    )
+    concurrency: int = Field(default=32, ge=1, description="Calls at once from one worker.")
+    breaker: BreakerConfig = BreakerConfig()
+
+    @field_validator("url")
+    @classmethod
+    def _is_a_url(cls, url: str | None) -> str | None:
+        if url is not None:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"{url!r} is no URL; write it like https://orders.example/mcp")
+            if parts.username or parts.password:
+                raise ValueError("it holds a password; say it as `token`")
+        return url
+
+    @field_validator("token")
+    @classmethod
+    def _is_no_secret(cls, token: str | None) -> str | None:
+        if token is not None and not _VARIABLE.fullmatch(token.strip()):
+            raise ValueError(
+                "a secret has no place in a file; write `{{ env.NAME }}` for the environment "
+                "variable that holds it, or use `token_file`"
+            )
+        return token
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        if (self.cert is None) != (self.key is None):
+            there, missing = ("cert", "key") if self.key is None else ("key", "cert")
+            raise ValueError(f"{there} is set and {missing} is not; set both, or neither")
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("token and token_file are both set; leave one out")
+        tls = [name for name in ("ca", "cert") if getattr(self, name) is not None]
+        if tls and not (self.url or "").startswith("https:"):
+            raise ValueError(
+                f"{tls[0]} is set and url {self.url!r} is not https; write https:// there, or "
+                f"leave {tls[0]} out"
+            )
+        if self.tools is not None and len(set(self.tools)) != len(self.tools):
+            raise ValueError(f"tools names one twice: {', '.join(self.tools)}")
+        return self
+
+    @property
+    def token_variable(self) -> str | None:
+        """The environment variable that holds the token."""
+        found = _VARIABLE.fullmatch(self.token.strip()) if self.token else None
+        return found[1] if found else None
