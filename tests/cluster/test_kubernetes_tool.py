@@ -4,25 +4,28 @@ Pods' statuses are written as kubelets write them; some pods run, on a real node
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx2
 import pytest
 import yaml
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from mcp.client import Client
 from mcp.types import CallToolResult
 
+from agent_pipelines.local import ports
 from agent_pipelines.toolservers.kubernetes import TOOL_SERVER
 from agent_pipelines.toolservers.kubernetes.cluster import KINDS
 from agent_pipelines.toolservers.outcome import OUTAGE
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.node import Node
 from tests.cluster.pods import host_pod, python_pod
-from tests.processes import until
+from tests.processes import started, until
 
 T = TypeVar("T")
 
@@ -585,6 +588,30 @@ def test_annotations_are_true() -> None:
         }
 
 
+def test_served_by_the_command_it_answers_over_http(kubeconfig: Path, tmp_path: Path) -> None:
+    port, probes = ports.free(1, 1)
+    serve = ("tools", "kubernetes", "--port", str(port), "--probes-port", str(probes))
+
+    def ready() -> bool:
+        with contextlib.suppress(httpx2.TransportError):
+            return httpx2.get(f"http://127.0.0.1:{probes}/ready").status_code == 200
+        return False
+
+    async def ask() -> CallToolResult:
+        async with Client(f"http://127.0.0.1:{port}/mcp") as client:
+            return await client.call_tool("list_deployments", {"namespace": _SHOP})
+
+    with started(*serve, state=tmp_path, KUBECONFIG=str(kubeconfig)) as command:
+        until(lambda: not command.running() or ready(), 60, "it is ready")
+        assert command.running(), command.err
+        assert asyncio.run(ask()).structured_content == {
+            "namespace": _SHOP,
+            "deployments": [],
+            "truncated": False,
+            "next": None,
+        }
+
+
 @pytest.fixture(scope="module")
 def crashing(control_plane: ControlPlane, kubeconfig: Path, node: Node) -> Iterator[str]:
     """A pod that crashes again and again, for real."""
@@ -667,6 +694,7 @@ def test_in_a_pod_the_server_finds_its_cluster_by_itself(
 _IN_A_POD = """
 import asyncio
 from mcp.client import Client
+from agent_pipelines.local import ports
 from agent_pipelines.toolservers.kubernetes import TOOL_SERVER
 
 async def main():
