@@ -303,7 +303,9 @@ class _Sync:
                 ledger.doubt(lost, half_written=True)
             twice = ledger.twice()
             ledger.doubt(twice)
-            return census.count("orphan", "not found", *WRONG) + len(twice)
+            incomplete = list(ledger.incomplete())
+            ledger.reopen(incomplete)
+            return census.count("orphan", "not found", *WRONG) + len(twice) + len(incomplete)
 
     def _upsert(self, plan: Plan) -> None:
         total = plan.upserts + plan.retries
