@@ -20,6 +20,7 @@ from sqlalchemy import delete, func, null, select, update
 from weaviate.classes.config import DataType, Property, Reconfigure
 from weaviate.classes.data import DataObject
 
+from agent_pipelines.health import alerts
 from agent_pipelines.health.evaluate import evaluate, tick
 from agent_pipelines.health.readers import not_true
 from agent_pipelines.health.signal import State
@@ -41,6 +42,7 @@ from agent_pipelines.state.tables import (
 )
 from agent_pipelines.state.tables import signals as readings
 from resources.weaviate import WeaviateStore
+from tests import traces
 from tests.engine import (
     HashEmbedder,
     MemorySource,
@@ -56,6 +58,9 @@ from tests.engine import (
 
 #: The property of a test's report that becomes a row of the table at the end (`conftest.py`).
 FAULT = "fault"
+
+#: Of each fault, by `python -m tests.recordings`.
+TRACES = Path(__file__).parents[1] / "unit" / "traces"
 
 #: So many runs may be needed: one that mends, and one that a new spec asks for after that.
 _RUNS = 3
@@ -567,6 +572,15 @@ def repair(system: System, found: dict[str, State]) -> None:
 def trace_of(fault: Fault) -> str:
     """What its recorded trace is called."""
     return re.sub(r"[^a-z0-9]+", "-", fault.name.lower()).strip("-")
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=trace_of)
+def test_its_alerts_fire_on_what_an_exporter_said_of_it(fault: Fault) -> None:
+    """What the file says that it raises is what promtool must find in it: `test_health_alerts`."""
+    told = traces.parse((TRACES / f"{trace_of(fault)}.trace").read_text())
+    fired = {(alerts.name_of(s), "docs") for s in catalogue() if s.name in fault.tick | fault.audit}
+    chance = {(alerts.name_of(s), "docs") for s in catalogue() if s.name in fault.chance}
+    assert told.fires - chance == (fired or {("CannotTell", "docs")}), "record it anew"
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=trace_of)
