@@ -67,6 +67,13 @@ def observe(engine: Engine, index: str, plan: Plan, *, listed_at: datetime, seco
             ]
             # A change that was seen before keeps its date.
             upsert(connection, source_changes, rows, overwrite=("version", "listed_at"))
+        # But for one that lies ahead, as whoever's clock was fast has left it: until then nothing
+        # would be stale.
+        connection.execute(
+            update(source_changes)
+            .where(source_changes.c.index_name == index, source_changes.c.since > listed_at)
+            .values(since=min(before or listed_at, listed_at))
+        )
         connection.execute(
             delete(source_changes).where(
                 source_changes.c.index_name == index, source_changes.c.listed_at != listed_at
