@@ -28,7 +28,7 @@ APPLICABLE = {
 }
 
 
-@pytest.mark.parametrize(("spec_version", "checks"), [("2026-07-28", 149), ("2025-11-25", 83)])
+@pytest.mark.parametrize(("spec_version", "checks"), [("2026-07-28", 151), ("2025-11-25", 84)])
 def test_the_shell_conforms(tmp_path: Path, spec_version: str, checks: int) -> None:
     with serving("tests.conformance.server", "streams") as port:
         verdict = suite.run(
