@@ -6,22 +6,24 @@ empty. A sync deletes nothing then, and fails; this says so before the index is 
 
 from agent_pipelines.health.signal import Reading, Signal, State, holds
 from agent_pipelines.health.view import View
-from agent_pipelines.indexing.plan import DoubtfulListingError, refuse_mass_deletion
+from agent_pipelines.indexing import changes
+from agent_pipelines.indexing.plan import mass_deletion
 
 
 def _evaluate(view: View) -> Reading:
-    plan = view.plan
-    expected = "few or acknowledged deletions"
-    try:
-        refuse_mass_deletion(plan, max_delete_share=view.index.max_delete_share)
-    except DoubtfulListingError as doubt:
-        return Reading(
-            State.FALSE,
-            observed=str(doubt),
-            expected=expected,
-            evidence=[{"document": id_} for id_, _ in zip(plan.delete(), range(20), strict=False)],
-        )
-    return holds(True, f"{plan.listed} documents listed, {plan.deletions} gone", expected)
+    known, expected = view.changes, "few or acknowledged deletions"
+    gone = [id_ for id_, _ in changes.waiting(view.engine, view.subject, limit=20, deleted=True)]
+    doubt = mass_deletion(
+        known.deleted,
+        gone,
+        listed=known.listed,
+        indexed=view.index.ledger(view.snapshot.collection).counts().documents,
+        max_delete_share=view.index.max_delete_share,
+    )
+    if doubt is None:
+        observed = f"{known.listed} documents listed, {known.deleted} gone"
+        return holds(True, observed, expected)
+    return Reading(State.FALSE, doubt, expected, evidence=[{"document": id_} for id_ in gone])
 
 
 SIGNAL = Signal(
