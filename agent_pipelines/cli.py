@@ -20,11 +20,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from agent_pipelines.commands.tool_arguments import HELP, NAME, STDIO, ToolsGroup
 from agent_pipelines.errors import UserError
 from agent_pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from agent_pipelines.session import Session
+    from agent_pipelines.toolservers.shell import Options
 
 app = typer.Typer(
     help="Vector indexes that prove they are true, and batches of LLM agents that rely on them.",
@@ -32,7 +34,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-tools_app = typer.Typer(help="Run an MCP tool server.", no_args_is_help=True)
+tools_app = typer.Typer(
+    cls=ToolsGroup,
+    help=HELP,
+    no_args_is_help=True,
+    subcommand_metavar="NAME | --stdio CMD… | new",
+)
 app.add_typer(tools_app, name="tools")
 
 #: For people. Standard output is for results, so that `--json` can be read by a program.
@@ -306,21 +313,95 @@ def exporter(
     )
 
 
+Port = Annotated[int, typer.Option(help="Port of the MCP endpoint (/mcp).")]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+ProbesPort = Annotated[
+    int | None,
+    typer.Option(help="Also serve /health, /ready and /metrics, in plain HTTP, on this port."),
+]
+
+
+def _options(host: str, port: int, probes_port: int | None) -> "Options":
+    from agent_pipelines.toolservers.shell import Options
+
+    return Options.from_environment(host=host, port=port, probes_port=probes_port)
+
+
 @tools_app.command("search")
 def tools_search(
-    port: Annotated[int, typer.Option(help="Port of the MCP endpoint (/mcp).")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    probes_port: Annotated[
-        int | None,
-        typer.Option(help="Also serve /health, /ready and /metrics, in plain HTTP, on this port."),
-    ] = None,
+    port: Port,
+    host: Host = "127.0.0.1",
+    probes_port: ProbesPort = None,
     assets: Assets = None,
 ) -> None:
     """Search over every index, for agents."""
     from agent_pipelines.commands.tools import serve_search
 
+    options = _options(host, port, probes_port)
     with _session(assets) as session:
-        serve_search(session, host=host, port=port, probes_port=probes_port)
+        serve_search(session, options)
+
+
+@tools_app.command(NAME, hidden=True)
+def tools_named(
+    name: Annotated[str, typer.Argument()],
+    port: Port,
+    host: Host = "127.0.0.1",
+    probes_port: ProbesPort = None,
+) -> None:
+    """Serve the tool server of this name."""
+    from agent_pipelines.commands.tools import serve_named
+
+    serve_named(name, _options(host, port, probes_port))
+
+
+@tools_app.command(STDIO, context_settings={"allow_interspersed_args": False})
+def tools_stdio(
+    command: Annotated[
+        list[str],
+        typer.Argument(metavar="CMD", help="The server's command; `--` before it if you like."),
+    ],
+    port: Port,
+    host: Host = "127.0.0.1",
+    probes_port: ProbesPort = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=VALUE]",
+            help="A variable that it gets, besides HOME, LOGNAME, PATH, SHELL, TERM and USER. "
+            "Without a value: ours, so that no secret stands in a list of processes.",
+        ),
+    ] = None,
+) -> None:
+    """Any stdio MCP server, behind HTTP with probes, metrics, TLS and limits.
+
+    `agent-pipelines tools --stdio --port 8000 -- npx -y some-server /data`
+
+    One process of it serves every caller. It is started again when it ends, and ends with us,
+    together with all that it started.
+    """
+    from agent_pipelines.commands.tools import serve_stdio
+
+    serve_stdio(command, env or [], _options(host, port, probes_port))
+
+
+@tools_app.command("new")
+def tools_new(
+    name: Annotated[str, typer.Argument(help="Name of the server, of its file and of its tool.")],
+    function: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODULE:FUNCTION",
+            help="An existing function; its signature and docstring make the tool.",
+        ),
+    ] = None,
+) -> None:
+    """Write a tool server of your own, NAME.py, and its test, here."""
+    from agent_pipelines.commands.new_tool import write
+
+    for line in write(Path.cwd(), name, function):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _interrupt(number: int, _frame: object) -> None:

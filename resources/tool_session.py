@@ -27,6 +27,7 @@ from mcp.types import (
 from pydantic import ValidationError
 
 from agent_pipelines.agents.tools import ToolInfo, ToolResult, ToolSession, ToolTransportError
+from agent_pipelines.errors import UserError
 from agent_pipelines.toolservers.outcome import OUTAGE
 from resources.tool_tls import ClientTls, TlsFiles, expiry, explain, why_refused
 
@@ -108,20 +109,23 @@ class OutageAsAnswer(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request; whatever goes wrong on the way comes back as a response."""
         self.tls.renew()
-        if self._token is not None:
-            request.headers["authorization"] = f"Bearer {self._token()}"
         try:
+            if self._token is not None:
+                request.headers["authorization"] = f"Bearer {self._token()}"
             response = await self._inner.handle_async_request(request)
             if not _streams(response):
                 # Read here, where a response that breaks off can still be answered for.
                 await response.aread()
+        except UserError as error:
+            # The token's file is gone for now, perhaps while somebody renews it.
+            return _error(CONNECTION_CLOSED, f"{error.message}; {error.remedy}")
         except httpx2.TimeoutException as error:
             return _error(REQUEST_TIMEOUT, f"{type(error).__name__}: no answer in time")
         except httpx2.RequestError as error:
-            # Some come without a message, such as that of a server that refuses our certificate.
-            said = explain(error, str(request.url), self.tls.files)
-            said = said or str(error) or expiry(self.tls.files) or ""
-            return _error(CONNECTION_CLOSED, f"{type(error).__name__}: {said}".rstrip(": "))
+            # A server that refuses our certificate may just close the connection.
+            said = explain(error, str(request.url), self.tls.files) or str(error)
+            said = ": ".join(filter(None, (type(error).__name__, said, expiry(self.tls.files))))
+            return _error(CONNECTION_CLOSED, said)
         if request.method == "POST" and (wrong := self._what_is_wrong(request, response)):
             return wrong
         return response

@@ -71,7 +71,7 @@ class ClientTls:
         if monotonic() - self._looked < _LOOK_EVERY or not any(self.files):
             return
         self._looked = monotonic()
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError, OSError):
             seen = _stamps(self.files)
             if seen == self._seen:
                 return
@@ -181,7 +181,8 @@ def _load(context: ssl.SSLContext, files: TlsFiles) -> None:
     if files.cert is None:
         return
     try:
-        context.load_cert_chain(files.cert, files.key)
+        # Without a password OpenSSL would ask for one at the terminal, and wait.
+        context.load_cert_chain(files.cert, files.key, password="")
     except ssl.SSLError as error:
         raise UserError(
             f"`cert` {files.cert} and `key` {files.key} cannot be used together: "

@@ -56,8 +56,15 @@ _FLUSHED_WITH = 32
 #: `delete_many` never deletes more than this in one call (the server's default).
 _DELETE_AT_MOST = 5_000
 
+#: What decides the order of hits and can be changed under our feet; Weaviate's own defaults. An ef
+#: of -1: as wide a search as the number of hits asks for.
+_DISTANCE, _EF = "cosine", -1
+_BM25_B, _BM25_K1 = 0.75, 1.2
+_RANKING = f"b {_BM25_B:g}, k1 {_BM25_K1:g}, stopwords en"
+
 _PROPERTIES = (
     *("document_id", "content_hash", "spec", "title", "uri", "text", "metadata", "position"),
+    *("bucket",),
 )
 
 
@@ -160,7 +167,11 @@ class WeaviateStore:
         self, collection: str, description: str, settings: CollectionSettings
     ) -> None:
         """Create an empty collection for one generation."""
-        from weaviate.classes.config import Configure, ReplicationDeletionStrategy
+        from weaviate.classes.config import (
+            Configure,
+            ReplicationDeletionStrategy,
+            StopwordsPreset,
+        )
 
         replicated = settings.replication_factor > 1
         with self._answering():
@@ -169,6 +180,9 @@ class WeaviateStore:
                 description=description,
                 vector_config=Configure.Vectors.self_provided(
                     vector_index_config=_vector_index(settings)
+                ),
+                inverted_index_config=Configure.inverted_index(
+                    bm25_b=_BM25_B, bm25_k1=_BM25_K1, stopwords_preset=StopwordsPreset.EN
                 ),
                 replication_config=Configure.replication(
                     factor=settings.replication_factor,
@@ -194,8 +208,12 @@ class WeaviateStore:
         Only what that says outright is looked at: the rest are defaults, which differ between
         versions of Weaviate. Replicas may be added and moved.
         """
-        with self._answering():
-            config = self._use(collection).config.get()
+        try:
+            with self._answering():
+                config = self._use(collection).config.get()
+        except KeyError as missing:
+            # The client expects of any schema what Weaviate leaves out where it is zero.
+            return [Deviation(str(missing).strip("'"), "none, or zero", "as it was created")]
         observed = {found.name: _spelled(found) for found in config.properties}
         expected = {wanted["name"]: wanted for wanted in map(_said, _schema())}
         found = []
@@ -215,7 +233,11 @@ class WeaviateStore:
                     settings.vector_index,
                 ),
                 "quantisation": (_quantisation(kept), settings.quantisation),
+                "distance": (_distance(kept), _DISTANCE),
+                "ranking of words": (_ranking(config.inverted_index_config), _RANKING),
             }
+            if settings.vector_index == "hnsw":
+                pairs["width of a search"] = (str(getattr(kept, "ef", None)), str(_EF))
             found += [Deviation(what, *pair) for what, pair in pairs.items() if pair[0] != pair[1]]
         return found
 
@@ -470,11 +492,14 @@ def _is_url(url: str) -> bool:
 
 
 def _vector_index(settings: CollectionSettings) -> Any:
-    from weaviate.classes.config import Configure
+    from weaviate.classes.config import Configure, VectorDistances
 
     # Said outright: the server has a default of its own, which loses precision.
     quantizer = getattr(Configure.VectorIndex.Quantizer, settings.quantisation)()
-    return getattr(Configure.VectorIndex, settings.vector_index)(quantizer=quantizer)
+    width = {"ef": _EF} if settings.vector_index == "hnsw" else {}
+    return getattr(Configure.VectorIndex, settings.vector_index)(
+        distance_metric=VectorDistances(_DISTANCE), quantizer=quantizer, **width
+    )
 
 
 def _quantisation(index: Any) -> str:
@@ -484,6 +509,21 @@ def _quantisation(index: Any) -> str:
     kinds = {c._RQConfig: "rq", c._PQConfig: "pq", c._SQConfig: "sq", c._BQConfig: "bq"}
     quantizer = getattr(index, "quantizer", None)
     return "none" if quantizer is None else kinds.get(type(quantizer), type(quantizer).__name__)
+
+
+def _distance(index: Any) -> str:
+    """By what a collection's vector index measures."""
+    metric = getattr(index, "distance_metric", None)
+    return str(getattr(metric, "value", metric))
+
+
+def _ranking(inverted: Any) -> str:
+    """How a collection ranks words, and which it leaves out."""
+    words = inverted.stopwords
+    said = f"b {inverted.bm25.b:g}, k1 {inverted.bm25.k1:g}, stopwords {words.preset.value}"
+    changed = [f"+{word}" for word in words.additions or ()]
+    changed += [f"-{word}" for word in words.removals or ()]
+    return " ".join([said, *changed])
 
 
 def _said(wanted: Any) -> dict[str, Any]:
@@ -591,6 +631,7 @@ def _stored(found: Any) -> Stored:
             metadata={key: value for key, _, value in pairs},
         ),
         fingerprint=properties["spec"],
+        bucket=int(properties["bucket"] or 0),
         vector=np.asarray(vector, np.float32) if vector else None,
     )
 

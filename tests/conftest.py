@@ -20,6 +20,7 @@ from resources.embedder import EmbedderResource
 from resources.embedders import openvino
 from resources.embedders.model import find
 from resources.weaviate import WeaviateResource, WeaviateStore
+from tests.cluster import binaries
 
 #: Variables that would point a test at somebody's own Weaviate, database or model server.
 _ADDRESSES = (
@@ -42,6 +43,9 @@ _ADDRESSES = (
     "AGENT_PIPELINES_ASSETS",
     "AGENT_PIPELINES_STATE_DIR",
 )
+
+#: Its tests need a Kubernetes that is built from source: not for those who run other tests.
+_CLUSTER = Path(__file__).parent / "cluster"
 
 
 class Telling:
@@ -89,6 +93,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     models.packaged_llm(cache_dir, print)
     if openvino.is_installed():
         openvino.obtain(find(None, weights=True), cache_dir)
+    asked = [Path(argument.partition("::")[0]).resolve() for argument in session.config.args]
+    if any(_CLUSTER.is_relative_to(path) or path.is_relative_to(_CLUSTER) for path in asked):
+        binaries.obtain()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,18 +5,14 @@ and knows nothing of us.
 """
 
 import contextlib
-import fcntl
 import platform
-import shutil
 import socket
 import subprocess
-import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from agent_pipelines.errors import UserError
-from agent_pipelines.settings import Settings
+from tests import packages
 from tests.processes import until
 
 VERSION = "0.0.67"
@@ -45,32 +41,16 @@ def program() -> Path:
     """The server's binary, from its npm package; kept by version.
 
     Raises:
-        UserError: there is none for this platform, or no npm to fetch it with.
+        UserError: there is none for this platform, or the package cannot be had.
     """
     found = _PLATFORMS.get((platform.system(), platform.machine()))
-    if found is None or shutil.which("npm") is None:
+    if found is None:
         raise UserError(
-            f"no Kubernetes MCP server for {platform.system()} {platform.machine()}, or no npm",
-            remedy="install Node.js, which brings npm",
+            f"no Kubernetes MCP server for {platform.system()} {platform.machine()}",
+            remedy=f"use one of: {', '.join(_PLATFORMS.values())}",
         )
-    kept = Settings().cache_dir / "kubernetes-mcp-server" / VERSION
-    kept.mkdir(parents=True, exist_ok=True)
-    binary = kept / "kubernetes-mcp-server"
-    with open(kept / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if binary.exists():
-            return binary
-        with tempfile.TemporaryDirectory(dir=kept, prefix=".new-") as new:
-            package = f"kubernetes-mcp-server-{found}@{VERSION}"
-            subprocess.run(
-                ["npm", "pack", package], cwd=new, check=True, capture_output=True, timeout=300
-            )
-            (archive,) = Path(new).glob("*.tgz")
-            with tarfile.open(archive) as files:
-                files.extractall(new, filter="data")
-            (unpacked,) = Path(new, "package/bin").iterdir()
-            unpacked.chmod(0o755)
-            unpacked.rename(binary)
+    (binary,) = (packages.from_npm(f"kubernetes-mcp-server-{found}", VERSION) / "bin").iterdir()
+    binary.chmod(0o755)
     return binary
 
 

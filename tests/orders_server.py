@@ -17,16 +17,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import uvicorn
 from mcp.server import MCPServer
-from mcp.types import ToolAnnotations
+from mcp.types import HEADER_MISMATCH, ToolAnnotations
 
-#: What becomes of every answer; what was asked is done all the same.
+#: What becomes of every answer of a tool; what was asked is done all the same.
 Fault = Literal["slow", "garbage", "page", "cut", "500", "none"]
+
+#: Answers that ask for the same call once more: the SDK's own client would send it.
+Again = Literal["mismatch", "more input"]
 
 #: Seconds that `slow` takes.
 SLOW = 4.0
@@ -69,14 +73,16 @@ class OrdersServer:
         self.process.kill()
         self.process.wait()
 
-    def break_with(self, fault: Fault) -> None:
+    def break_with(self, fault: Fault | Again) -> None:
         (self._folder / "fault").write_text(fault)
 
     @property
-    def refunded(self) -> list[str]:
-        """Every order that it refunded, as often as it did."""
-        file = self._folder / "refunded"
-        return file.read_text().split() if file.exists() else []
+    def done(self) -> Counter[str]:
+        """How often it has done what: `refund:7` is the refund of order 7; and, while a fault was
+        on, `asked:refund:7` that it was asked for, done or not.
+        """
+        file = self._folder / "done"
+        return Counter(file.read_text().split()) if file.exists() else Counter()
 
 
 @contextlib.contextmanager
@@ -92,7 +98,7 @@ def orders(folder: Path) -> Iterator[OrdersServer]:
 def orders_over_tls(folder: Path, **tls: Any) -> Iterator[str]:
     """The same in a thread, with uvicorn's settings for TLS; its URL.
 
-    ``folder`` holds what it refunded.
+    ``folder`` holds what it has done.
     """
     config = uvicorn.Config(_app(folder), host="127.0.0.1", port=0, log_level="critical", **tls)
     server = uvicorn.Server(config)
@@ -112,48 +118,72 @@ def _app(folder: Path) -> Any:
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=True))
     async def read(order: str) -> str:
+        _did(folder, f"read:{order}")
         return f"order {order}"
 
     @server.tool(annotations=ToolAnnotations(idempotent_hint=False, destructive_hint=True))
     async def refund(order: str) -> str:
-        with (folder / "refunded").open("a") as file:
-            file.write(f"{order}\n")
+        _did(folder, f"refund:{order}")
         return f"refunded {order}"
 
     return server.streamable_http_app(json_response=True, stateless_http=True)
 
 
+def _did(folder: Path, what: str) -> None:
+    with (folder / "done").open("a") as file:
+        file.write(f"{what}\n")
+
+
 class _Faulty:
     """Lets the server do what was asked, and then does something else with the answer."""
 
-    def __init__(self, app: Any, fault: Path) -> None:
+    def __init__(self, app: Any, folder: Path) -> None:
         self._app = app
-        self._fault = fault
+        self._folder = folder
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        fault = self._fault.read_text() if scope["type"] == "http" else "none"
+        calls = (b"mcp-method", b"tools/call") in scope.get("headers", ())
+        fault = (self._folder / "fault").read_text() if calls else "none"
         if fault == "none":
             await self._app(scope, receive, send)
             return
         sent: list[Any] = []
+        asked = b""
+
+        async def hear() -> Any:
+            nonlocal asked
+            message = await receive()
+            asked += message.get("body", b"")
+            return message
 
         async def keep(message: Any) -> None:
             sent.append(message)
 
-        await self._app(scope, receive, keep)
+        await self._app(scope, hear, keep)
+        params = json.loads(asked)["params"]
+        _did(self._folder, f"asked:{params['name']}:{params['arguments']['order']}")
         if fault == "slow":
             await asyncio.sleep(SLOW)
             for message in sent:
                 await send(message)
             return
         kind = "text/html" if fault == "page" else "application/json"
-        body = {"garbage": b"\x00<<<", "page": b"<html>Please log in.</html>"}.get(fault)
-        if body is None:
-            body = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {}}).encode()
+        (whole,) = (message["body"] for message in sent if message.get("body"))
+        head = {"jsonrpc": "2.0", "id": json.loads(whole)["id"]}
+        body = {
+            "garbage": b"\x00<<<",
+            "page": b"<html>Please log in.</html>",
+            "mismatch": json.dumps(
+                {**head, "error": {"code": HEADER_MISMATCH, "message": "list the tools again"}}
+            ).encode(),
+            "more input": json.dumps(
+                {**head, "result": {"resultType": "input_required", "requestState": "asked"}}
+            ).encode(),
+        }.get(fault, whole)
         await send(
             {
                 "type": "http.response.start",
-                "status": 500 if fault == "500" else 200,
+                "status": {"500": 500, "mismatch": 400}.get(fault, 200),
                 "headers": [
                     (b"content-type", kind.encode()),
                     (b"content-length", str(len(body)).encode()),
@@ -169,7 +199,7 @@ class _Faulty:
 if __name__ == "__main__":
     _folder = Path(sys.argv[2])
     uvicorn.run(
-        _Faulty(_app(_folder), _folder / "fault"),
+        _Faulty(_app(_folder), _folder),
         host="127.0.0.1",
         port=int(sys.argv[1]),
         log_level="critical",

@@ -25,6 +25,9 @@ _T = TypeVar("_T")
 
 _POLL_SECONDS = 0.1
 
+#: A deadline grows by no more than this, however busy the machine is.
+_CROWD = 5.0
+
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
@@ -33,13 +36,24 @@ _STATE_DIR = "AGENT_PIPELINES_STATE_DIR"
 
 
 def until(condition: Callable[[], _T], seconds: float, what: str) -> _T:
-    """The first true value of `condition`; fails when the deadline passes without one."""
-    deadline = time.monotonic() + seconds
+    """The first true value of `condition`; fails when the deadline passes without one.
+
+    A second counts as much less as this machine has more to do than it has processors.
+    """
+    left = seconds
+    before = time.monotonic()
     while not (found := condition()):
-        if time.monotonic() > deadline:
+        if left < 0:
             raise AssertionError(f"not within {seconds:.0f} s: {what}")
         time.sleep(_POLL_SECONDS)
+        before, since = time.monotonic(), before
+        left -= (before - since) / _crowd()
     return found
+
+
+def _crowd() -> float:
+    """How many want each processor, of the last minute; 1 at least."""
+    return min(max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)), _CROWD)
 
 
 @dataclass(frozen=True)
@@ -144,9 +158,15 @@ def started(
                 process_left.kill()
 
 
-def cli(*arguments: str, state: Path, seconds: float = 120, **environment: str) -> Finished:
+def cli(
+    *arguments: str,
+    state: Path,
+    cwd: Path | None = None,
+    seconds: float = 120,
+    **environment: str,
+) -> Finished:
     """`agent-pipelines …` to its end."""
-    with started(*arguments, state=state, **environment) as command:
+    with started(*arguments, state=state, cwd=cwd, **environment) as command:
         return command.finish(seconds)
 
 

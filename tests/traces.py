@@ -7,6 +7,7 @@ a trace must raise (`tests/unit/test_health_alerts.py`), or making up an exporte
 A trace's file begins with `every SECONDS for SECONDS fires ALERT/SUBJECT …`. Then comes one line
 per series in promtool's notation: `1+0x19` is twenty times 1, `0+30x9` ten values with 30 more each
 time, `_` nothing, `stale` not there any more. A healthy hour of two indexes is some 20 KB.
+`tests/recordings.py` makes those that are in git.
 """
 
 import math
@@ -14,7 +15,7 @@ import re
 import threading
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,13 @@ class Trace:
                 values.append(round(float(value), 1))
         self.scrapes += 1
 
+    def again(self) -> None:
+        """One more scrape, of an exporter that says what it said before."""
+        for values in self._series.values():
+            if len(values) == self.scrapes:
+                values.append(values[-1])
+        self.scrapes += 1
+
     @property
     def seconds(self) -> float:
         """When the last scrape was, counted from the first."""
@@ -75,12 +83,15 @@ class Trace:
 
 
 @contextmanager
-def recording(url: str, every: float) -> Iterator[Trace]:
+def recording(
+    url: str, every: float, *, heard: Callable[[str], str] = lambda text: text
+) -> Iterator[Trace]:
     """Scrape a real exporter for as long as the block lasts.
 
     Args:
         url: of its /metrics.
         every: seconds between two scrapes.
+        heard: what is kept of a scrape's text.
     """
     trace, done = Trace(every), threading.Event()
 
@@ -89,7 +100,7 @@ def recording(url: str, every: float) -> Iterator[Trace]:
         while not done.wait(max(0.0, began + trace.scrapes * every - time.monotonic())):
             try:
                 with urllib.request.urlopen(url, timeout=every) as response:
-                    text = response.read().decode()
+                    text = heard(response.read().decode())
             except OSError:  # whatever the reason: Prometheus would see nothing either
                 text = None
             trace.add(text)

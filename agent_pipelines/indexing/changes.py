@@ -29,6 +29,10 @@ class Known:
     """When the oldest change that is not live happened; None if there is none."""
     count: int
     """How many changes are not live."""
+    deleted: int
+    """How many of them are deletions."""
+    listed: int
+    """How many documents the source has."""
     listed_at: datetime | None
     """When the source was listed: of changes since then nobody knows. None: it never was."""
     seconds: float
@@ -67,6 +71,13 @@ def observe(engine: Engine, index: str, plan: Plan, *, listed_at: datetime, seco
             ]
             # A change that was seen before keeps its date.
             upsert(connection, source_changes, rows, overwrite=("version", "listed_at"))
+        # But for one that lies ahead, as whoever's clock was fast has left it: until then nothing
+        # would be stale.
+        connection.execute(
+            update(source_changes)
+            .where(source_changes.c.index_name == index, source_changes.c.since > listed_at)
+            .values(since=min(before or listed_at, listed_at))
+        )
         connection.execute(
             delete(source_changes).where(
                 source_changes.c.index_name == index, source_changes.c.listed_at != listed_at
@@ -132,30 +143,36 @@ def known(engine: Engine, index: str) -> Known:
     Raises:
         UnavailableError: the state database does not answer.
     """
-    changed = select(func.min(source_changes.c.since), func.count()).where(
+    deleted = func.count().filter(source_changes.c.version == "")
+    changed = select(func.min(source_changes.c.since), func.count(), deleted).where(
         source_changes.c.index_name == index
     )
-    listed = select(listings.c.listed_at, listings.c.seconds, listings.c.begun_at).where(
-        listings.c.index_name == index
-    )
+    listed = select(listings).where(listings.c.index_name == index)
     with read(engine) as connection:
-        since, count = connection.execute(changed).one()
+        since, count, gone = connection.execute(changed).one()
         row = connection.execute(listed).first()
     return Known(
         since,
         count,
+        gone,
+        listed=row.documents if row else 0,
         listed_at=row.listed_at if row else None,
         seconds=row.seconds if row else 0.0,
         begun_at=row.begun_at if row else None,
     )
 
 
-def waiting(engine: Engine, index: str, *, limit: int | None = None) -> Sequence[tuple[str, bool]]:
-    """The documents that changed, whose change is oldest first, and whether each was deleted."""
+def waiting(
+    engine: Engine, index: str, *, limit: int | None = None, deleted: bool = False
+) -> Sequence[tuple[str, bool]]:
+    """The documents that changed, whose change is oldest first, and whether each was deleted.
+
+    With ``deleted`` those alone that were.
+    """
     columns = source_changes.c
     query = (
         select(columns.document_id, columns.version == "")
-        .where(columns.index_name == index)
+        .where(columns.index_name == index, (columns.version == "") | (not deleted))
         .order_by(columns.since, columns.document_id)
         .limit(limit)
     )

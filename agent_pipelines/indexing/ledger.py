@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Engine, Table, delete, func, select, update
@@ -268,6 +269,42 @@ class Ledger:
         with read(self._engine) as connection:
             return list(connection.scalars(query))
 
+    def incomplete(self) -> Iterator[str]:
+        """Ids of indexed documents whose chunks are not those, or not in the order, that were cut.
+
+        By their content hash, which covers the hashes of their chunks.
+        """
+        document, chunk = documents.c, chunks.c
+        its = (
+            (chunk.collection == document.collection)
+            & (chunk.document_id == document.document_id)
+            & (chunk.state == "present")
+        )
+        query = (
+            select(document.document_id, document.content_hash, chunk.content_hash)
+            .select_from(documents.outerjoin(chunks, its))
+            .where(*self._mine(documents), document.state == "indexed")
+            .order_by(document.document_id, chunk.position, chunk.chunk_id)
+        )
+        with read(self._engine) as connection:
+            rows = connection.execution_options(yield_per=_PAGE).execute(query)
+            for (id_, content_hash), its_rows in groupby(rows, key=lambda row: (row[0], row[1])):
+                if content_hash_of_document([row[2] or "" for row in its_rows]) != content_hash:
+                    yield id_
+
+    def reopen(self, document_ids: Sequence[str]) -> None:
+        """Have the next sync read these documents again."""
+        with self._write() as connection:
+            for ids in batched(document_ids, _SLICE):
+                connection.execute(
+                    update(documents)
+                    .where(
+                        documents.c.collection == self._collection,
+                        documents.c.document_id.in_(ids),
+                    )
+                    .values(state="pending")
+                )
+
     def counts(self) -> Counts:
         """How many rows stand in which state."""
         with read(self._engine) as connection:
@@ -468,7 +505,9 @@ class Ledger:
             for w in writes
             for chunk in w.add
         ]
-        upsert(connection, chunks, rows, overwrite=("position", "state"))
+        # All that an id stands for, too: somebody may have edited the row.
+        columns = ("document_id", "position", "content_hash", "text_hash", "state", "bucket")
+        upsert(connection, chunks, rows, overwrite=columns)
 
     def _bury(self, connection: Connection, chunk_ids: Sequence[str]) -> None:
         retired = connection.execute(

@@ -7,7 +7,7 @@ here: what happens to a document once it is picked.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 
 from agent_pipelines.indexing.ledger import DocumentRow
 from agent_pipelines.indexing.listing import Listing, refs_in
@@ -138,12 +138,27 @@ def refuse_mass_deletion(plan: Plan, *, max_delete_share: float) -> None:
     Raises:
         DoubtfulListingError: naming what would go and how to acknowledge it.
     """
-    deleted = plan.deletions
-    mass = deleted >= MASS_DELETION_MIN and deleted > max_delete_share * plan.indexed
-    emptied = deleted > 0 and plan.listed == 0
-    if mass or emptied:
-        some = ", ".join(id_ for id_, _ in zip(plan.delete(), range(10), strict=False))
-        raise DoubtfulListingError(
-            f"the source now lists {plan.listed} documents; {deleted} of {plan.indexed} indexed "
-            f"ones would be deleted: {some}{', …' if deleted > 10 else ''}"
-        )
+    doubt = mass_deletion(
+        plan.deletions,
+        plan.delete(),
+        listed=plan.listed,
+        indexed=plan.indexed,
+        max_delete_share=max_delete_share,
+    )
+    if doubt is not None:
+        raise DoubtfulListingError(doubt)
+
+
+def mass_deletion(
+    deleted: int, ids: Iterable[str], *, listed: int, indexed: int, max_delete_share: float
+) -> str | None:
+    """What would go, where a listing takes away so much that it is to be doubted; else None."""
+    mass = deleted >= MASS_DELETION_MIN and deleted > max_delete_share * indexed
+    emptied = deleted > 0 and listed == 0
+    if not (mass or emptied):
+        return None
+    some = ", ".join(islice(ids, 10))
+    return (
+        f"the source now lists {listed} documents; {deleted} of {indexed} indexed ones would be "
+        f"deleted: {some}{', …' if deleted > 10 else ''}"
+    )

@@ -13,7 +13,7 @@ from agent_pipelines.indexing.chunking import content_hash_of
 from agent_pipelines.indexing.embedding import flaw
 from agent_pipelines.indexing.generations import Generation
 from agent_pipelines.indexing.ledger import Entry, Ledger
-from agent_pipelines.indexing.partition import WHOLE, Partition
+from agent_pipelines.indexing.partition import WHOLE, Partition, bucket_of
 from agent_pipelines.indexing.store import Stored, VectorStore
 
 Fault = Literal["missing", "orphan", "altered", "foreign spec", "bad vector", "not found"]
@@ -113,12 +113,13 @@ class Census:
 
 
 def altered(stored: Stored, entry: Entry) -> bool:
-    """Whether anything a reader is shown of a chunk is not what the ledger has for it."""
+    """Whether what a reader is shown of a chunk, or is counted by, is not what the ledger has."""
     chunk = stored.chunk
     return (
         chunk.document_id != entry.document_id
         or (chunk.position != entry.position and entry.state != "moving")
         or chunk.content_hash != entry.content_hash
+        or stored.bucket != bucket_of(chunk.document_id)
         or is_forged(stored)
     )
 

@@ -21,6 +21,8 @@ class Stored:
 
     chunk: Chunk
     fingerprint: str
+    bucket: int
+    """By which partitions are counted."""
     vector: Vectors | None
 
 

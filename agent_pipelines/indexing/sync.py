@@ -198,7 +198,7 @@ class _Sync:
                 plan = make_plan(listing, self._ledger.documents())
             plan = plan.of(self._partition)
             if plan.upserts or plan.retries or plan.deletions:
-                generations.mark_in_flux(self._lease, self._collection, self._partition)
+                self._mark_in_flux()
                 self._upsert(plan)
                 self._delete(plan)
             generations.mark_in_step(
@@ -279,9 +279,11 @@ class _Sync:
             ]
             for flaw, ids in found.items()
         }
+        suspects = {id_ for ids in mine.values() for id_ in ids}
+        if suspects:
+            self._mark_in_flux()
         self._ledger.doubt(mine["wrong vector"])
         self._ledger.doubt(mine["not found"], half_written=True)
-        suspects = {id_ for ids in mine.values() for id_ in ids}
         rotation.doubted(self._index.engine, self._collection, list(suspects))
         # What has the same text may have the same wrong vector.
         self._supply.copies = not found["wrong vector"]
@@ -302,13 +304,23 @@ class _Sync:
             self._lease.renew()
             for orphans in batched(census.ids("orphan"), BATCH_CHUNKS):
                 store.delete(self._collection, orphans)
+            torn = ledger.twice(limit=1) or list(ledger.incomplete())
+            if torn or census.count("not found", *WRONG):
+                self._mark_in_flux()
             for doubtful in batched(census.ids(*WRONG), BATCH_CHUNKS):
                 ledger.doubt(doubtful)
             for lost in batched(census.ids("not found"), BATCH_CHUNKS):
                 ledger.doubt(lost, half_written=True)
             twice = ledger.twice()
             ledger.doubt(twice)
-            return census.count("orphan", "not found", *WRONG) + len(twice)
+            # Of those that were not doubted yet.
+            incomplete = list(ledger.incomplete())
+            ledger.reopen(incomplete)
+            return census.count("orphan", "not found", *WRONG) + len(twice) + len(incomplete)
+
+    def _mark_in_flux(self) -> None:
+        """Before the ledger is: who compares it with the store meanwhile is not to be alarmed."""
+        generations.mark_in_flux(self._lease, self._collection, self._partition)
 
     def _upsert(self, plan: Plan) -> None:
         total = plan.upserts + plan.retries

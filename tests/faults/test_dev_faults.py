@@ -92,15 +92,7 @@ class Dev:
 
     def signals(self) -> dict[str, dict[str, str]]:
         """The state of every signal by subject, as the exporter tells Prometheus."""
-        url = f"{self.part('exporter').addresses['url']}/metrics"
-        text = httpx2.get(url, timeout=5, trust_env=False).raise_for_status().text
-        found: dict[str, dict[str, str]] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                if sample.name == "agent_pipelines_signal" and sample.value == 1:
-                    subject = found.setdefault(sample.labels["subject"], {})
-                    subject[sample.labels["signal"]] = sample.labels["state"]
-        return found
+        return signals_at(f"{self.part('exporter').addresses['url']}/metrics")
 
     def not_true(self) -> dict[str, str]:
         assert self.command.running(), self.command.err
@@ -133,6 +125,18 @@ class Dev:
         found = (self.part(name).addresses for name in parts)
         addresses = (address for each in found for address in each.values())
         return [int(address.rstrip("/").rpartition(":")[2]) for address in addresses]
+
+
+def signals_at(url: str) -> dict[str, dict[str, str]]:
+    """The state of every signal by subject, by the metrics at this address."""
+    text = httpx2.get(url, timeout=5, trust_env=False).raise_for_status().text
+    found: dict[str, dict[str, str]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "agent_pipelines_signal" and sample.value == 1:
+                subject = found.setdefault(sample.labels["subject"], {})
+                subject[sample.labels["signal"]] = sample.labels["state"]
+    return found
 
 
 def cli(folder: Path, *arguments: str) -> Finished:

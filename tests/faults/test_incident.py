@@ -15,12 +15,11 @@ from typing import Any
 import httpx2
 import pytest
 import yaml
-from sqlalchemy import func, update
 
 from agent_pipelines.health.__main__ import ROOT
-from agent_pipelines.state.engine import open_engine, write
-from agent_pipelines.state.tables import UtcDateTime, metadata
+from agent_pipelines.state.engine import open_engine
 from tests import processes, prometheus, traces
+from tests.clock import pass_time
 from tests.processes import Finished, until
 from tests.scripted_model import ScriptedModel, says
 
@@ -65,18 +64,6 @@ class Place:
 
     def write(self, text: str) -> None:
         (self.folder / "documents" / "refunds.md").write_text(text)
-
-    def pass_time(self, passed: timedelta) -> None:
-        """Everything recorded is so much longer ago."""
-        back = f"-{passed.total_seconds():.0f} seconds"
-        with write(open_engine(f"sqlite:///{self.state / 'state.db'}")) as connection:
-            for table in metadata.sorted_tables:
-                moments = [c for c in table.c if isinstance(c.type, UtcDateTime)]
-                if moments:
-                    values = {
-                        c: func.strftime("%Y-%m-%d %H:%M:%f", c, back) + "000" for c in moments
-                    }
-                    connection.execute(update(table).values(values))
 
     def scrape(self) -> str:
         """What a real exporter says, once it has looked at everything."""
@@ -133,7 +120,7 @@ def test_an_indexing_job_that_died_two_days_ago_is_said_by_everyone_who_is_asked
     assert early.code == 0, early.out
     assert _signal(early, "fresh")["state"] == "true"
 
-    place.pass_time(TWO_DAYS)
+    pass_time(open_engine(f"sqlite:///{place.state / 'state.db'}"), TWO_DAYS)
 
     # Day three. The dashboard and whoever carries the pager:
     trace = traces.Trace(every=30)

@@ -224,7 +224,7 @@ def test_two_chunks_in_the_same_place_of_a_document_are_seen_and_mended(
             update(chunks).where(chunks.c.chunk_id == second.id).values(position=first.position)
         )
     objects_of(index).update(uuid=second.id, properties={"position": first.position})
-    assert false_signals(index) == {"ids_match"}
+    assert false_signals(index) == {"documents_complete", "ids_match"}
     assert mend(index, source, verify=True) == 2
 
 

@@ -29,6 +29,7 @@ from agent_pipelines.toolservers import search, shell
 from agent_pipelines.toolservers.outcome import OUTAGE
 from resources.tools import ToolServerResource
 from tests.loopback import free_port
+from tests.processes import until
 
 T = TypeVar("T")
 
@@ -118,15 +119,15 @@ class Server:
         ]
         root = Path(__file__).parents[2]
         self.process = subprocess.Popen(argv, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
-        deadline = time.monotonic() + 30
-        while True:
+
+        def up() -> bool:
+            assert self.process.poll() is None
             try:
-                if self.get("/health").status_code == 200:
-                    return
+                return self.get("/health").status_code == 200
             except httpx2.TransportError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
+                return False
+
+        until(up, 60, "the server")
 
     @property
     def url(self) -> str:
@@ -373,7 +374,7 @@ def test_a_killed_server_is_a_transport_failure_in_bounded_time(tmp_path: Path) 
                 *(session.call("search", slow) for _ in range(4)),
                 return_exceptions=True,
             )
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 8
             return [*cut_off, *after]
 
         failures = within(server.url, use)

@@ -13,6 +13,7 @@ import httpx2
 import pytest
 from cryptography import x509
 
+from agent_pipelines.toolservers.shell.certificates import subject
 from tests.certificates import Authority
 from tests.processes import until
 from tests.shell_server import Running, connected, running
@@ -87,6 +88,21 @@ def test_who_shows_a_certificate_may_call_and_is_named(server: Running, ours: Au
     tls = ours.client(ours.issue("triage", "triage.agents.svc", caller="triage"))
     assert not call(server.url, tls).is_error
     assert server.calls(1)[0]["caller"] == "triage"
+
+
+@pytest.mark.parametrize(
+    ("named", "caller"),
+    [
+        ([("DNS", "triage.svc"), ("URI", "spiffe://cluster/triage")], "spiffe://cluster/triage"),
+        ([("DNS", "triage.svc")], "triage"),
+        ([], "triage"),
+    ],
+)
+def test_a_workload_identity_comes_before_a_common_name(
+    named: list[tuple[str, str]], caller: str
+) -> None:
+    certificate = {"subject": ((("commonName", "triage"),),), "subjectAltName": tuple(named)}
+    assert subject(certificate) == caller
 
 
 def test_who_shows_none_or_a_bad_one_is_refused(

@@ -88,6 +88,24 @@ class TestWeaviate:
         assert "401" in str(refused.value)
         assert "set `token` or `token_file`" in str(refused.value)
 
+    def test_a_token_is_read_anew_and_one_that_is_gone_ends_no_session(
+        self, weaviate_url: dict[str, str], tmp_path: Path
+    ) -> None:
+        file = tmp_path / "token"
+        file.write_text(weaviate_url["api_key"] + "\n")
+        url = f"{weaviate_url['url']}/v1/mcp"
+        resource = ToolServerResource(name="weaviate", url=url, token_file=str(file))
+
+        async def use(session: GuardedSession) -> None:
+            tools = [tool.name for tool in await session.list_tools()]
+            away = file.rename(tmp_path / "away")
+            with pytest.raises(ToolTransportError, match=r"`token_file` .* cannot be read"):
+                await session.list_tools()
+            away.rename(file)
+            assert [tool.name for tool in await session.list_tools()] == tools
+
+        within(resource, use)
+
 
 class TestKubernetes:
     """It keeps sessions, so a restart of it forgets ours."""

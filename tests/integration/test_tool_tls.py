@@ -2,44 +2,20 @@
 
 import asyncio
 import os
-import ssl
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import trustme
+from cryptography.hazmat.primitives import serialization
 
 from agent_pipelines.agents.tools import ToolSession, ToolTransportError
 from agent_pipelines.errors import UserError
 from resources.tool_tls import _LOOK_EVERY
 from resources.tools import ToolServerResource
+from tests.certificates import Authority
 from tests.orders_server import orders_over_tls
-
-PAST = datetime.now(UTC) - timedelta(days=1)
-
-
-class Authority:
-    """A CA, and the files of what it has signed."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self._ca = trustme.CA()
-        self.pem = folder / "ca.pem"
-        self._ca.cert_pem.write_to_path(str(self.pem))
-
-    def issue(self, name: str, *hosts: str, expired: bool = False) -> tuple[str, str]:
-        """Certificate and key."""
-        leaf = self._ca.issue_cert(
-            *hosts,
-            not_before=PAST - timedelta(days=1),
-            not_after=PAST if expired else datetime.now(UTC) + timedelta(days=1),
-        )
-        cert, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        cert.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
-        key.write_bytes(leaf.private_key_pem.bytes())
-        return str(cert), str(key)
+from tests.shell_server import running
 
 
 @pytest.fixture(scope="module")
@@ -54,22 +30,24 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def url(ours: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that wants a client certificate of our CA."""
-    with serving(ours, tmp_path_factory, "127.0.0.1") as served:
+    """A server behind our shell, which wants a client certificate of our CA."""
+    cert, key = ours.issue("server", "127.0.0.1")
+    folder = tmp_path_factory.mktemp("shell")
+    with running(folder, probes=True, tls_cert=cert, tls_key=key, tls_client_ca=ours.pem) as shell:
+        yield shell.url
+
+
+@contextmanager
+def elsewhere(ours: Authority, folder: Path, host: str, *, days: float = 1.0) -> Iterator[str]:
+    """A server of somebody else, with a certificate for this host."""
+    cert, key = ours.issue(f"server-{host}", host, days=days)
+    with orders_over_tls(folder, ssl_certfile=cert, ssl_keyfile=key) as served:
         yield served
 
 
-def serving(
-    ours: Authority, folders: pytest.TempPathFactory, host: str, *, expired: bool = False
-) -> "orders_over_tls":  # type: ignore[valid-type]
-    cert, key = ours.issue(f"server-{host}-{expired}", host, expired=expired)
-    return orders_over_tls(
-        folders.mktemp("server"),
-        ssl_certfile=cert,
-        ssl_keyfile=key,
-        ssl_ca_certs=str(ours.pem),
-        ssl_cert_reqs=ssl.CERT_REQUIRED,
-    )
+def shown(pair: tuple[Path, Path]) -> dict[str, str]:
+    """A client certificate, as fields of the resource."""
+    return dict(zip(("cert", "key"), map(str, pair), strict=True))
 
 
 def refused(url: str, **tls: str | None) -> str:
@@ -88,18 +66,16 @@ def refused(url: str, **tls: str | None) -> str:
 
 
 async def ask(session: ToolSession) -> str:
-    return (await session.call("read", {"order": "7"})).text
+    return (await session.call("echo", {"text": "well"})).text
 
 
 def test_with_the_right_files_it_is_a_session_like_any_other(url: str, ours: Authority) -> None:
-    cert, key = ours.issue("client", "agents")
-
     async def main() -> str:
-        resource = ToolServerResource(url=url, ca=str(ours.pem), cert=cert, key=key)
-        async with resource.session() as session:
+        pair = shown(ours.issue("client", "agents"))
+        async with ToolServerResource(url=url, ca=str(ours.pem), **pair).session() as session:
             return await ask(session)
 
-    assert asyncio.run(main()) == "order 7"
+    assert asyncio.run(main()) == "well"
 
 
 def test_no_client_certificate(url: str, ours: Authority) -> None:
@@ -109,42 +85,34 @@ def test_no_client_certificate(url: str, ours: Authority) -> None:
 def test_a_client_certificate_of_a_ca_that_the_server_does_not_know(
     url: str, ours: Authority, theirs: Authority
 ) -> None:
-    cert, key = theirs.issue("client", "agents")
-    said = refused(url, ca=str(ours.pem), cert=cert, key=key)
-    assert cert in said
+    pair = shown(theirs.issue("client", "agents"))
+    said = refused(url, ca=str(ours.pem), **pair)
+    assert pair["cert"] in said
     assert "not signed by a CA that the server trusts" in said
 
 
 def test_a_client_certificate_that_has_expired(url: str, ours: Authority) -> None:
-    cert, key = ours.issue("old", "agents", expired=True)
-    said = refused(url, ca=str(ours.pem), cert=cert, key=key)
-    assert f"{url} refuses us: the client certificate {cert} has expired on" in said
+    pair = shown(ours.issue("old", "agents", days=-1))
+    said = refused(url, ca=str(ours.pem), **pair)
+    assert f"{url} refuses us: the client certificate {pair['cert']} has expired on" in said
 
 
 def test_a_server_of_a_ca_that_we_do_not_know(url: str, ours: Authority, theirs: Authority) -> None:
-    cert, key = ours.issue("client", "agents")
-    said = refused(url, ca=str(theirs.pem), cert=cert, key=key)
+    pair = shown(ours.issue("client", "agents"))
+    said = refused(url, ca=str(theirs.pem), **pair)
     assert f"not signed by a CA in {theirs.pem}" in said
     assert "set `ca`" in said
-    assert "that this machine trusts" in refused(url, cert=cert, key=key)
+    assert "that this machine trusts" in refused(url, **pair)
 
 
-def test_a_server_whose_certificate_is_for_another_name(
-    ours: Authority, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    cert, key = ours.issue("client", "agents")
-    with serving(ours, tmp_path_factory, "elsewhere.example") as url:
-        said = refused(url, ca=str(ours.pem), cert=cert, key=key)
-    assert "is not for '127.0.0.1'" in said
+def test_a_server_whose_certificate_is_for_another_name(ours: Authority, tmp_path: Path) -> None:
+    with elsewhere(ours, tmp_path, "elsewhere.example") as url:
+        assert "is not for '127.0.0.1'" in refused(url, ca=str(ours.pem))
 
 
-def test_a_server_whose_certificate_has_expired(
-    ours: Authority, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    cert, key = ours.issue("client", "agents")
-    with serving(ours, tmp_path_factory, "127.0.0.1", expired=True) as url:
-        said = refused(url, ca=str(ours.pem), cert=cert, key=key)
-    assert "has expired: renew it on the server" in said
+def test_a_server_whose_certificate_has_expired(ours: Authority, tmp_path: Path) -> None:
+    with elsewhere(ours, tmp_path, "127.0.0.1", days=-1) as url:
+        assert "has expired: renew it on the server" in refused(url, ca=str(ours.pem))
 
 
 def test_a_server_that_speaks_no_tls(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -155,14 +123,17 @@ def test_a_server_that_speaks_no_tls(tmp_path_factory: pytest.TempPathFactory) -
 def test_files_that_cannot_be_used_are_named_with_their_field(
     url: str, ours: Authority, theirs: Authority
 ) -> None:
-    cert, _ = ours.issue("client", "agents")
-    _, other = theirs.issue("other", "agents")
+    cert = str(ours.issue("client", "agents")[0])
+    other = str(theirs.issue("other", "agents")[1])
     missing = str(ours.folder / "missing.pem")
+    locked = ours.folder / "locked.key"
+    locked.write_bytes(encrypted(ours.issue("client", "agents")[1]))
     empty = ours.folder / "empty.pem"
     empty.write_text("")
     for files, said in (
         ({"cert": missing, "key": other}, f"`cert` {missing} cannot be read"),
         ({"cert": cert, "key": other}, f"`cert` {cert} and `key` {other} cannot be used together"),
+        ({"cert": cert, "key": str(locked)}, f"`cert` {cert} and `key` {locked} cannot be used"),
         ({"ca": str(empty)}, f"`ca` {empty} holds no certificate"),
     ):
 
@@ -176,11 +147,20 @@ def test_files_that_cannot_be_used_are_named_with_their_field(
         assert failure.value.remedy
 
 
+def encrypted(key: Path) -> bytes:
+    private = serialization.load_pem_private_key(key.read_bytes(), None)
+    return private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"nobody knows it"),
+    )
+
+
 def test_a_renewed_certificate_is_shown_without_a_new_session(url: str, ours: Authority) -> None:
     """The one in use expires while the batch goes on; a half-written new one harms nobody."""
-    cert, key = map(Path, ours.issue("renewed", "agents"))
-    old, _ = map(Path, ours.issue("expired", "agents", expired=True))
-    _, wrong = map(Path, ours.issue("third", "agents"))
+    cert, key = ours.issue("renewed", "agents")
+    old = ours.issue("expired", "agents", days=-1)
+    _, wrong = ours.issue("third", "agents")
     good = cert.read_bytes(), key.read_bytes()
 
     def put(certificate: bytes, private: bytes) -> None:
@@ -192,16 +172,16 @@ def test_a_renewed_certificate_is_shown_without_a_new_session(url: str, ours: Au
     async def main() -> None:
         resource = ToolServerResource(url=url, ca=str(ours.pem), cert=str(cert), key=str(key))
         async with resource.session() as session:
-            assert await ask(session) == "order 7"
+            assert await ask(session) == "well"
             put(good[0], wrong.read_bytes())
             await asyncio.sleep(_LOOK_EVERY + 0.1)
-            assert await ask(session) == "order 7"
-            put(old.read_bytes(), ours.folder.joinpath("expired.key").read_bytes())
+            assert await ask(session) == "well"
+            put(old[0].read_bytes(), old[1].read_bytes())
             await asyncio.sleep(3.5)  # until the connection that has been accepted is given up
             assert f"{cert} has expired" in await until_refused(session)
             put(*good)
             await asyncio.sleep(_LOOK_EVERY + 0.1)
-            assert await ask(session) == "order 7"
+            assert await ask(session) == "well"
 
     asyncio.run(main())
 

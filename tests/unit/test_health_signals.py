@@ -25,7 +25,8 @@ from tests.engine import HashEmbedder, MemorySource, make_index
 
 #: What can be told without the store; of an empty index also that nothing is to be found.
 WITHOUT_STORE = {
-    *("documents_indexed", "fresh", "golden_vector_matches", "spec_is_current"),
+    *("documents_complete", "documents_indexed", "fresh", "golden_vector_matches"),
+    *("listing_trusted", "spec_is_current"),
     *("deleted_items_not_served", "known_items_found", "search_serves_snapshot"),
 }
 

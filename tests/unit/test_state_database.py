@@ -27,7 +27,14 @@ def test_the_migrations_make_the_schema_of_the_tables(state_url: str) -> None:
 
 
 def test_opening_again_keeps_what_is_there(state_url: str) -> None:
-    row = {"index_name": "i", "listed_at": datetime.now(UTC), "source_digest": "", "documents": 1}
+    row = {
+        "index_name": "i",
+        "listed_at": datetime.now(UTC),
+        "source_digest": "",
+        "documents": 1,
+        "seconds": 1.5,
+        "begun_at": None,
+    }
     with write(open_engine(state_url)) as connection:
         connection.execute(insert(listings).values(row))
     with open_engine(state_url).connect() as connection:

@@ -1,12 +1,15 @@
 """The model behind the name: the golden text embedded again, against what the generation has."""
 
 from agent_pipelines.health.signal import Reading, Signal, State, holds
-from agent_pipelines.health.view import View
+from agent_pipelines.health.view import CannotTellError, View
 from agent_pipelines.indexing.golden import MIN_COSINE
 
 
 def _evaluate(view: View) -> Reading:
     likeness = view.golden_likeness
+    if likeness is None and view.counts.chunks:
+        # Not good news: whatever is embedded next would be taken for what it was built with.
+        raise CannotTellError("the generation's golden vector is lost")
     if likeness is None:
         return Reading(State.TRUE, "nothing was embedded yet", "nothing to compare")
     return holds(likeness >= MIN_COSINE, f"cosine {likeness:.5f}", f"at least {MIN_COSINE}")

@@ -24,7 +24,12 @@ def _is_coming(view: View) -> bool:
     if leases.is_held(view.engine, f"index {view.subject}"):
         return True
     built = generations.under(view.engine, view.subject, view.index.spec)
-    if built is None or built.state != "building" or built.listed_at is None:
+    if built is None or built.listed_at is None:
+        return False
+    # One that was live before is not built anew: it was synced since the live one was.
+    live_at = view.generation.listed_at
+    again = built.state == "previous" and live_at is not None and built.listed_at > live_at
+    if built.state != "building" and not again:
         return False
     return view.now - built.listed_at <= timedelta(seconds=view.index.max_staleness_seconds)
 

@@ -41,27 +41,27 @@ class Calls:
         span = get_current_span().get_span_context()
         if span.is_valid:
             exchange.trace_id = f"{span.trace_id:032x}"
-        self._metrics.calls.labels(name).inc()
-        in_flight = self._metrics.in_flight.labels(name)
-        in_flight.inc()
+        series = self._metrics.of(name)
+        series.calls.inc()
+        series.in_flight.inc()
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout) as limit:
                 # Inside of middleware a result has its wire form already.
                 result = await call_next(ctx)
             exchange.outcome = _outcome(result)
             return result
-        except TimeoutError:
-            exchange.outcome = "timeout"
-            return self._stopped(name)
-        except Exception:
+        except Exception as error:
+            if isinstance(error, TimeoutError) and limit.expired():
+                exchange.outcome = "timeout"
+                return self._stopped(name)
             exchange.outcome = "error"
             raise
         finally:
-            in_flight.dec()
-            self._metrics.seconds.labels(name).observe(time.perf_counter() - started)
+            series.in_flight.dec()
+            series.seconds.observe(time.perf_counter() - started)
             if exchange.outcome != "ok":
-                self._metrics.errors.labels(name).inc()
+                series.errors.inc()
 
     async def _label(self, params: Mapping[str, Any] | None) -> str:
         """Only names of real tools become label values, else a caller could invent series."""

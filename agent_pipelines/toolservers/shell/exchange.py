@@ -35,8 +35,9 @@ class Exchange:
         """It is answered, or never will be."""
         if self.tool is None:
             return
-        metrics.request_bytes.labels(self.tool).observe(self.request_bytes)
-        metrics.response_bytes.labels(self.tool).observe(self.response_bytes)
+        series = metrics.of(self.tool)
+        series.request_bytes.observe(self.request_bytes)
+        series.response_bytes.observe(self.response_bytes)
         _log.info(
             "tool call",
             extra={

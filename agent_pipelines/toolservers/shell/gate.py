@@ -47,7 +47,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the request or hand it on, with an `Exchange` in its scope."""
-        # Blanks around a value are not part of it (RFC 9110, 5.5); httptools leaves the last ones.
+        # Spaces around a value are no part of it (RFC 9110, 5.5); httptools leaves those behind it.
         scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
         caller = scope.get("state", {}).get(PEER)
