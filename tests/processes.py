@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -85,13 +86,25 @@ class Command:
     family: set[psutil.Process] = field(default_factory=set)
     """Every descendant that was ever seen: a server may hide its environment."""
 
+    _kept: dict[str, str] = field(default_factory=dict)
+    """What it said, once its files are gone."""
+
     @property
     def out(self) -> str:
-        return (self.folder / "out").read_text(errors="replace")
+        return self._said("out")
 
     @property
     def err(self) -> str:
-        return (self.folder / "err").read_text(errors="replace")
+        return self._said("err")
+
+    def _said(self, stream: str) -> str:
+        if stream in self._kept:
+            return self._kept[stream]
+        return (self.folder / stream).read_text(errors="replace")
+
+    def keep(self) -> None:
+        """Remember what it said: its files go."""
+        self._kept.update(out=self.out, err=self.err)
 
     def running(self) -> bool:
         """Whether it runs; remembers its descendants."""
@@ -129,8 +142,7 @@ def started(
     *arguments: str, state: Path, cwd: Path | None = None, **environment: str
 ) -> Iterator[Command]:
     """`agent-pipelines …` in this state directory. At the end nothing of it is left."""
-    state.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{state.name}-command-", dir=state.parent))
+    folder = Path(tempfile.mkdtemp(prefix="command-"))
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         process = subprocess.Popen(
             [sys.executable, "-m", "agent_pipelines.cli", *arguments],
@@ -156,6 +168,8 @@ def started(
         for process_left in filter(_alive, command.family):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process_left.kill()
+        command.keep()
+        shutil.rmtree(folder)
 
 
 def cli(
