@@ -8,16 +8,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy import Engine, Table, create_engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from agent_pipelines.agents import answers
@@ -28,6 +27,7 @@ from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import ToolInfo, ToolResult, ToolTransportError
 from agent_pipelines.state import tables
+from tests.processes import until
 from tests.scripted_model import MODEL, ScriptedModel, Turn, says
 
 SPEC = AgentSpec(
@@ -190,27 +190,44 @@ def test_other_work_is_another_batch(engine: Engine) -> None:
     assert len({opened(), *others}) == 6
 
 
-def test_ctrl_c_leaves_a_batch_that_continues(engine: Engine) -> None:
-    tasks = tasks_of(*(f"q{n}" for n in range(12)))
+@contextmanager
+def batch_process(path: Path, base_url: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """This file, run as a program."""
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, __file__, str(path), base_url],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stderr=subprocess.DEVNULL,
+        # Where the tests run in the background, they ignore Ctrl-C, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_ctrl_c_leaves_a_batch_that_continues(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    engine = open_database(path)
+    tasks = tasks_of(*(f"q{n}" for n in range(20)))
 
     def slow(body: dict[str, Any]) -> Turn:
-        turn = model_script(body)
         # Long enough that the signal comes before the end, on a busy machine too.
-        return Turn(content=turn.content, delay=0.3)
-
-    def interrupt(done: int, _total: int, _outcomes: Mapping[str, int]) -> None:
-        if done == 5:
-            threading.Timer(0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return Turn(content=model_script(body).content, delay=0.3)
 
     with ScriptedModel(slow) as server:
-        with pytest.raises(KeyboardInterrupt):
-            asyncio.run(run(engine, tasks, server.base_url, progress=interrupt))
+        with batch_process(path, server.base_url) as process:
+            until(lambda: _count(engine, tables.answers) >= 5, 60, "five answers")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == -signal.SIGINT
         batch = open_batch(engine, SPEC, tasks, model=MODEL, snapshot=SNAPSHOT)
-        assert 5 <= batch.answered < 12
+        assert 5 <= batch.answered < 20
         again, report = asyncio.run(run(engine, tasks, server.base_url))
     assert again.batch_id == batch.batch_id
     assert report.resumed >= 5
-    assert report.outcomes == {"ok": 12}
+    assert report.outcomes == {"ok": 20}
 
 
 def test_kill_9_repeats_no_finished_model_call(tmp_path: Path) -> None:
@@ -222,17 +239,10 @@ def test_kill_9_repeats_no_finished_model_call(tmp_path: Path) -> None:
         return Turn(content=model_script(body).content, delay=0.05)
 
     with ScriptedModel(slow) as server:
-        root = Path(__file__).parents[2]
-        process = subprocess.Popen(
-            [sys.executable, __file__, str(path), server.base_url],
-            cwd=root,
-            env={**os.environ, "PYTHONPATH": str(root)},
-        )
-        deadline = time.monotonic() + 60
-        while _messages(engine) < 40 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
+        with batch_process(path, server.base_url) as process:
+            until(lambda: _count(engine, tables.messages) >= 40, 60, "forty messages")
+            process.kill()
+            process.wait()
         journalled = _replies(engine)
         assert 0 < len(journalled) < 40
         before = len(server.requests)
@@ -265,10 +275,9 @@ def test_a_missing_answer_is_never_passed_over(engine: Engine) -> None:
     assert state_of(engine, batch.batch_id) == "running"
 
 
-def _messages(engine: Engine) -> int:
+def _count(engine: Engine, table: Table) -> int:
     with engine.connect() as connection:
-        query = select(func.count()).select_from(tables.messages)
-        return connection.execute(query).scalar_one()
+        return connection.execute(select(func.count()).select_from(table)).scalar_one()
 
 
 def _replies(engine: Engine) -> set[tuple[str, int]]:
