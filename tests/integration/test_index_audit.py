@@ -93,7 +93,9 @@ def overwrite_vector(index: Index, id_: str, vector: Any) -> None:
 
 
 def swap_two(index: Index) -> set[str]:
-    one, other = sorted(stored_in(index).values(), key=lambda s: s.chunk.id)[:2]
+    one, *others = sorted(stored_in(index).values(), key=lambda s: s.chunk.id)
+    # Some sections are alike, and so are their vectors.
+    other = next(each for each in others if each.chunk.text != one.chunk.text)
     overwrite_vector(index, one.chunk.id, other.vector)
     overwrite_vector(index, other.chunk.id, one.vector)
     return {one.chunk.id, other.chunk.id}
@@ -224,7 +226,8 @@ def test_two_chunks_in_the_same_place_of_a_document_are_seen_and_mended(
             update(chunks).where(chunks.c.chunk_id == second.id).values(position=first.position)
         )
     objects_of(index).update(uuid=second.id, properties={"position": first.position})
-    assert false_signals(index) == {"documents_complete", "ids_match"}
+    # Whose id comes first decides whether they still seem to be in the order that was cut.
+    assert false_signals(index) - {"documents_complete"} == {"ids_match"}
     assert mend(index, source, verify=True) == 2
 
 

@@ -295,7 +295,6 @@ def test_a_url_that_is_none_is_the_users_to_mend(url: str, said: str) -> None:
     [
         ("mysql://me:hush@db/x", "pip install 'mysqlclient'"),
         ("mysql+pymysql://me:hush@db/x", "pip install 'pymysql'"),
-        ("postgresql+psycopg://me:hush@db/x", r"pip install 'psycopg\[binary\]'"),
         ("nonsense://me:hush@db/x", "a kind that SQLAlchemy does not know"),
         ("sqlite+aiosqlite:///x.db", "aiosqlite"),
     ],
