@@ -101,10 +101,14 @@ def build(
             # could not be looked at is not known to be right either: a back-off goes on.
             readings = cannot_tell(tick(), error.message)
         # Looking once more tells no more than what is under way.
-        looking = [
-            job.name for job in (audit, listing) if _runs(context.instance, job.name, IN_PROGRESS)
+        requests = [
+            request
+            for request in requests
+            if not any(
+                request.job_name == job.name and _runs(context.instance, job.name, IN_PROGRESS)
+                for job in (audit, listing)
+            )
         ]
-        requests = [request for request in requests if request.job_name not in looking]
         return _result(component, context.cursor, readings, requests)
 
     return sensor

@@ -4,11 +4,12 @@ Belongs here: looking at source, state database and store on behalf of the signa
 them speak of the same moment. Does not belong here: judging what was seen.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, wraps
 from time import monotonic
+from typing import TypeVar
 
 import numpy as np
 from sqlalchemy import Engine
@@ -40,6 +41,25 @@ _PATIENCE = 20.0
 _LISTED_EVERY = 0.25
 
 
+_T = TypeVar("_T")
+
+
+def _once(look: Callable[["View"], _T]) -> cached_property[_T]:
+    """Asked for once, whatever comes of it: no signal waits again for what cannot be seen."""
+
+    @wraps(look)
+    def seen(view: "View") -> _T:
+        if (unseen := view._unseen.get(look.__name__)) is not None:
+            raise unseen
+        try:
+            return look(view)
+        except Exception as error:
+            view._unseen[look.__name__] = error
+            raise
+
+    return cached_property(seen)
+
+
 class View:
     """What one evaluation of an index's signals looks at. Use it as a context manager."""
 
@@ -54,6 +74,7 @@ class View:
         self._committed = committed
         self._in_run = in_run
         self._held = ExitStack()
+        self._unseen: dict[str, Exception] = {}
 
     @property
     def engine(self) -> Engine:
@@ -69,7 +90,7 @@ class View:
     def __exit__(self, *_: object) -> None:
         self._held.close()
 
-    @cached_property
+    @_once
     def generation(self) -> Generation:
         """The generation under examination, at rest."""
         found = self._generation()
@@ -94,16 +115,16 @@ class View:
             return generations.live(engine, name)
         return generations.under(engine, name, self.index.spec)
 
-    @cached_property
+    @_once
     def ledger(self) -> Ledger:
         return self.index.ledger(self.generation.collection)
 
-    @cached_property
+    @_once
     def counts(self) -> Counts:
         """What the ledger of that generation holds, by state."""
         return self.ledger.counts()
 
-    @cached_property
+    @_once
     def snapshot(self) -> Snapshot:
         """What was committed last."""
         found = live.latest(self.index.engine, self.index.name)
@@ -117,7 +138,7 @@ class View:
         found = generations.live(self.index.engine, self.index.name)
         return found is None or found.source_digest is None
 
-    @cached_property
+    @_once
     def changes(self) -> changes.Known:
         """What readers do not get of the source: by a listing now, or by the last run's."""
         known = changes.known(self.engine, self.subject)
@@ -160,19 +181,19 @@ class View:
             changes.fail(self.engine, self.subject)
             raise
 
-    @cached_property
+    @_once
     def serving(self) -> ServingPath:
         """The way that readers take; one connection for the whole evaluation."""
         path = self.index.served_by()
         return InThisProcess(self.index) if path is None else self._held.enter_context(path)
 
-    @cached_property
+    @_once
     def census(self) -> Census:
         """One scan over every object; shared by all signals that need it."""
         census = Census(self.index.store, self.generation, self.ledger)
         return self._held.enter_context(census)
 
-    @cached_property
+    @_once
     def golden_likeness(self) -> float | None:
         """Cosine of the golden vector now with the generation's; None where that has none yet."""
         if self.generation.embedder != self.index.embedder.identity:
@@ -182,14 +203,14 @@ class View:
             return None
         return cosine(np.asarray(before, np.float32), golden_vector(self.index.embedder))
 
-    @cached_property
+    @_once
     def turn(self) -> rotation.Turn:
         """The chunks that are looked at this time, of those that are looked at in turn."""
         return rotation.turn(
             self.engine, self.generation.collection, self.ledger, self.counts.chunks
         )
 
-    @cached_property
+    @_once
     def in_turn(self) -> list[Stored]:
         """The same as the store has them: those that are there, and are what they claim to be.
 

@@ -304,9 +304,10 @@ class _Sync:
             self._lease.renew()
             for orphans in batched(census.ids("orphan"), BATCH_CHUNKS):
                 store.delete(self._collection, orphans)
-            torn = ledger.twice(limit=1) or list(ledger.incomplete())
-            if torn or census.count("not found", *WRONG):
-                self._mark_in_flux()
+            torn = ledger.twice(limit=1) or any(True for _ in ledger.incomplete())
+            if not (torn or census.count("not found", *WRONG)):
+                return census.count("orphan")
+            self._mark_in_flux()
             for doubtful in batched(census.ids(*WRONG), BATCH_CHUNKS):
                 ledger.doubt(doubtful)
             for lost in batched(census.ids("not found"), BATCH_CHUNKS):

@@ -135,6 +135,20 @@ def test_a_source_that_cannot_be_listed_or_only_in_part_makes_nothing_false(
         assert reason in recorded(committed.engine, "docs")["fresh"].observed
 
 
+def test_a_source_that_cannot_be_listed_is_asked_once_by_all_signals(committed: Index) -> None:
+    class Down(MemorySource):
+        asked = 0
+
+        def list(self) -> Iterator[Ref]:
+            self.asked += 1
+            raise SourceError("the share is not mounted")
+
+    index = replace(committed, source=(down := Down()))
+    found = states(index)
+    assert found["fresh"] is found["listing_trusted"] is State.CANNOT_TELL
+    assert down.asked == 1
+
+
 def test_an_index_that_was_never_committed_is_nothing_that_can_be_told(engine: Engine) -> None:
     assert set(states(make_index("new", MemorySource(), DownStore(), engine)).values()) == {
         State.CANNOT_TELL
