@@ -176,6 +176,10 @@ if __name__ == "__main__":
     port, *probes_port = map(int, sys.argv[1:])
     asyncio.run(
         shell.serve(
-            build(), ready=_ready, port=port, probes_port=probes_port[0] if probes_port else None
+            build(),
+            ready=_ready,
+            options=shell.Options.from_environment(
+                port=port, probes_port=probes_port[0] if probes_port else None
+            ),
         )
     )

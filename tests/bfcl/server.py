@@ -16,7 +16,7 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 
-from agent_pipelines.toolservers.shell import serve
+from agent_pipelines.toolservers.shell import Options, serve
 from tests.bfcl.benchmark import World, entries, methods
 
 #: The argument of every tool that says whose state is meant: a task, by its id.
@@ -101,4 +101,5 @@ async def _ready() -> None:
 
 if __name__ == "__main__":
     port, probes_port = map(int, sys.argv[1:])
-    asyncio.run(serve(build_server(), ready=_ready, port=port, probes_port=probes_port))
+    options = Options.from_environment(port=port, probes_port=probes_port)
+    asyncio.run(serve(build_server(), ready=_ready, options=options))

@@ -21,7 +21,7 @@ from mcp.types import (
 )
 from starlette.applications import Starlette
 
-from agent_pipelines.toolservers.shell import serve
+from agent_pipelines.toolservers.shell import Options, serve
 from tests.conformance import fixtures
 
 #: After how long a client comes back to a stream that was closed.
@@ -91,4 +91,4 @@ if __name__ == "__main__":
     port, probes_port, *streams = sys.argv[1:]
     server = build(Streaming if streams else MCPServer)
     ports = {"port": int(port), "probes_port": int(probes_port)}
-    asyncio.run(serve(server, ready=_ready, **ports))
+    asyncio.run(serve(server, ready=_ready, options=Options.from_environment(**ports)))

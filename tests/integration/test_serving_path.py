@@ -374,8 +374,7 @@ if __name__ == "__main__":
         asyncio.run(
             shell.serve(
                 search.build_server(searcher),
-                host="127.0.0.1",
-                port=given["port"],
                 ready=search.readiness(searcher),
+                options=shell.Options.from_environment(port=given["port"]),
             )
         )

@@ -426,9 +426,9 @@ if __name__ == "__main__":
     asyncio.run(
         shell.serve(
             search.build_server(searcher),
-            host="127.0.0.1",
-            port=int(sys.argv[1]),
-            probes_port=int(sys.argv[2]),
             ready=search.readiness(searcher),
+            options=shell.Options.from_environment(
+                port=int(sys.argv[1]), probes_port=int(sys.argv[2])
+            ),
         )
     )

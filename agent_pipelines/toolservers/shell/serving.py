@@ -38,24 +38,12 @@ _KEEP_ALIVE_SECONDS = 75
 _GRACE_SECONDS = 5
 
 
-async def serve(
-    server: AnyServer,
-    *,
-    ready: Readiness,
-    options: Options | None = None,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    probes_port: int | None = None,
-) -> None:
+async def serve(server: AnyServer, *, ready: Readiness, options: Options) -> None:
     """Serve until SIGTERM or SIGINT, then let calls in flight finish; a second one ends at once.
-
-    Without ``options``: the environment's, at ``host``, ``port`` and ``probes_port``.
 
     Raises:
         UserError: an option cannot be used, or a port is taken; nothing listens then.
     """
-    if options is None:
-        options = Options.from_environment(host=host, port=port, probes_port=probes_port)
     metrics = Metrics()
     certificates = Certificates(options.tls, metrics.registry) if options.tls else None
     drain = _Drain(options.drain_seconds)
