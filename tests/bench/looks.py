@@ -4,17 +4,13 @@ Belongs here: that one measurement of ours. The documents are generated and the 
 stand-in, so that what is measured is the looking.
 """
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent_pipelines.local.models import packaged_embedder
-from tests.bench.contenders import CONTENDERS, python_of
 from tests.bench.drivers.synthetic import PARAGRAPHS
-from tests.bench.process import DriverError, running
-from tests.bench.server import fresh_server
-from tests.bench.workplace import TOKENS
+from tests.bench.process import DriverError
+from tests.bench.workplace import ours_alone
 
 #: Chunks of the larger index; the smaller has a tenth, to see what grows with the index.
 CHUNKS = 100_000
@@ -36,33 +32,15 @@ def measure(chunks: int, cache_dir: Path, say: Callable[[str], None]) -> dict[st
 
 
 def _look(chunks: int, cache_dir: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    ours = CONTENDERS["ours"]
     corpus = f"generated:{chunks // PARAGRAPHS}"
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        state = Path(folder) / "state"
-        state.mkdir()
-        environment = {"AGENT_PIPELINES_CACHE_DIR": str(cache_dir)}
-        with (
-            fresh_server(state, cache_dir, say) as server,
-            running(
-                ours, python_of(ours, cache_dir, say), Path(folder) / "log", environment
-            ) as driver,
-        ):
-            driver.ask(
-                "open",
-                weaviate=server.address,
-                state=str(state),
-                backend="stand-in",
-                tokens=TOKENS,
-                model=str(packaged_embedder()),
-            )
-            say(f"syncing {chunks:,} chunks")
-            driver.ask("sync", folder=corpus)
-            say(f"looking at {chunks:,} chunks")
-            # The first look of a process also imports and connects.
-            driver.ask("look", folder=corpus, depth="tick")
-            tick = driver.ask("look", folder=corpus, depth="tick")
-            audit, cost = driver.measure("look", server.pid, folder=corpus, depth="audit")
+    with ours_alone(cache_dir, say) as (driver, server):
+        say(f"syncing {chunks:,} chunks")
+        driver.ask("sync", folder=corpus)
+        say(f"looking at {chunks:,} chunks")
+        # The first look of a process also imports and connects.
+        driver.ask("look", folder=corpus, depth="tick")
+        tick = driver.ask("look", folder=corpus, depth="tick")
+        audit, cost = driver.measure("look", server.pid, folder=corpus, depth="audit")
     for look in (tick, audit):
         if look["not_true"]:
             raise DriverError(f"an untouched index is not true: {look['not_true']}")

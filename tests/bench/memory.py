@@ -4,17 +4,12 @@ Belongs here: that one measurement. The source makes documents when they are rea
 is a stand-in of 16 dimensions, so that what grows is the engine's own.
 """
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent_pipelines.local.models import packaged_embedder
-from tests.bench.contenders import CONTENDERS, python_of
 from tests.bench.drivers.synthetic import PARAGRAPHS
-from tests.bench.process import running
-from tests.bench.server import fresh_server
-from tests.bench.workplace import TOKENS
+from tests.bench.workplace import ours_alone
 
 CHUNKS = 1_000_000
 DIMENSION = 16
@@ -29,30 +24,11 @@ def measure(chunks: int, cache_dir: Path, say: Callable[[str], None]) -> dict[st
     Raises:
         DriverError: the sync failed.
     """
-    ours = CONTENDERS["ours"]
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        state = Path(folder) / "state"
-        state.mkdir()
-        environment = {"AGENT_PIPELINES_CACHE_DIR": str(cache_dir)}
-        with (
-            fresh_server(state, cache_dir, say) as server,
-            running(
-                ours, python_of(ours, cache_dir, say), Path(folder) / "log", environment
-            ) as driver,
-        ):
-            driver.ask(
-                "open",
-                weaviate=server.address,
-                state=str(state),
-                backend="stand-in",
-                tokens=TOKENS,
-                model=str(packaged_embedder()),
-                dimension=DIMENSION,
-            )
-            say(f"syncing {chunks:,} chunks")
-            answer, cost = driver.measure(
-                "sync", server.pid, folder=f"generated:{chunks // PARAGRAPHS}"
-            )
+    with ours_alone(cache_dir, say, dimension=DIMENSION) as (driver, server):
+        say(f"syncing {chunks:,} chunks")
+        answer, cost = driver.measure(
+            "sync", server.pid, folder=f"generated:{chunks // PARAGRAPHS}"
+        )
     return {
         "chunks": answer["reported"]["chunks"],
         "before_mb": cost.rss_before_mb,

@@ -1,12 +1,14 @@
 """Where one contender works: its files, its state, its process.
 
-Belongs here: starting its driver, what it is told when it opens, and what should be in its store.
-Does not belong here: the order of things (`phases.py`, `faults.py`).
+Belongs here: starting its driver, what it is told when it opens, and what should be in its store;
+ours alone beside a fresh server, on generated documents. Does not belong here: the order of things
+(`phases.py`, `faults.py`).
 """
 
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,10 @@ from agent_pipelines.local.models import packaged_embedder
 from resources.embedders import openvino
 from resources.embedders.model import find
 from tests.bench import corpora
-from tests.bench.contenders import Contender, python_of
+from tests.bench.contenders import CONTENDERS, Contender, python_of
 from tests.bench.corpora import Corpus, Say
 from tests.bench.process import Driver, running
-from tests.bench.server import Server
+from tests.bench.server import Server, fresh_server
 from tests.bench.truth import Pair
 
 #: Longest chunk, in MiniLM's tokens, special tokens included; chunks do not overlap.
@@ -88,3 +90,27 @@ class Workplace:
                 model=str(packaged_embedder()),
             )
         return [(document, text) for document, text in json.loads(file.read_text("utf-8"))]
+
+
+@contextmanager
+def ours_alone(cache_dir: Path, say: Say, **opening: int) -> Iterator[tuple[Driver, Server]]:
+    """Ours, open with the stand-in embedder on an empty server; both gone afterwards."""
+    ours = CONTENDERS["ours"]
+    environment = {"AGENT_PIPELINES_CACHE_DIR": str(cache_dir)}
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        state, python = Path(folder) / "state", python_of(ours, cache_dir, say)
+        state.mkdir()
+        with (
+            fresh_server(state, cache_dir, say) as server,
+            running(ours, python, Path(folder) / "log", environment) as driver,
+        ):
+            driver.ask(
+                "open",
+                weaviate=server.address,
+                state=str(state),
+                backend="stand-in",
+                tokens=TOKENS,
+                model=str(packaged_embedder()),
+                **opening,
+            )
+            yield driver, server
