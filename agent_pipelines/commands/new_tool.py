@@ -43,10 +43,11 @@ def write(folder: Path, name: str, function: str | None) -> Sequence[str]:
     source = _read(folder, function) if function else None
     values = {"name": name}
     if source is None:
-        texts = _SERVER, _TEST + _EXAMPLE_TESTS
+        values["summary"] = "Say in a line what it offers."
+        texts = _SERVER + _OPENING, _TEST + _EXAMPLE_TESTS
     else:
         values |= source.values
-        texts = _SERVER_OF_FUNCTION, _TEST + source.tests
+        texts = _SERVER_OF_FUNCTION + _OPENING, _TEST + source.tests
     for file, text in zip((server, test), texts, strict=True):
         with file.open("x") as opened:
             opened.write(Template(text).substitute(values))
@@ -93,7 +94,11 @@ def _read(folder: Path, path: str) -> _Source:
     _check_schema(path, function)
     required = any(p.default is p.empty for p in signature.parameters.values())
     example = _example(function, signature)
-    values = {"module": module_name, "function": name}
+    values = {
+        "module": module_name,
+        "function": name,
+        "summary": f"`{name}` of `{module_name}`.",
+    }
     if example is not None:
         values |= {"arguments": _literal(example[0]), "answer": _literal(example[1])}
     return _Source(
@@ -223,20 +228,6 @@ def build_server() -> MCPServer:
         return Counted(words=len(text.split()))
 
     return server
-
-
-async def ready() -> str | None:
-    """None when what the tools depend on answers, else why not; `/ready` says so."""
-    return None
-
-
-@contextmanager
-def open_server() -> Iterator[Opened]:
-    """Open here what the tools need (a client, a pool); it is closed when the server ends."""
-    yield Opened(build_server(), ready)
-
-
-TOOL_SERVER = ToolServer("$name", "Say in a line what it offers.", open_server)
 '''
 
 _SERVER_OF_FUNCTION = '''\
@@ -273,7 +264,9 @@ def build_server() -> MCPServer:
         structured_output=True,
     )
     return server
+'''
 
+_OPENING = '''
 
 async def ready() -> str | None:
     """None when what the tools depend on answers, else why not; `/ready` says so."""
@@ -286,7 +279,7 @@ def open_server() -> Iterator[Opened]:
     yield Opened(build_server(), ready)
 
 
-TOOL_SERVER = ToolServer("$name", "`$function` of `$module`.", open_server)
+TOOL_SERVER = ToolServer("$name", "$summary", open_server)
 '''
 
 _TEST = '''\

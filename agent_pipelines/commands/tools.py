@@ -1,7 +1,7 @@
 """`tools`: serving a tool server by its name, or a stdio server by its command.
 
 Belongs here: handing each server its connections. Does not belong here: how they are served
-(`toolservers/shell.py`), or how the command line is read (`tool_arguments.py`).
+(`toolservers/shell`), or how the command line is read (`tool_arguments.py`).
 """
 
 import asyncio

@@ -93,8 +93,9 @@ class AgentComponent(dg.Component):
         Raises:
             UserError: there is none of that name, or no tool server of a name that it has.
         """
+        known = {SEARCH_SERVER, *tool_servers}
         for server in self.tool_servers:
-            if server not in (known := {SEARCH_SERVER, *tool_servers}):
+            if server not in known:
                 raise UserError(
                     f"agent {self.name}: there is no tool server {server!r}",
                     remedy=f"set `tool_servers` to some of: {', '.join(sorted(known))}",
