@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import openai
+from openai.types.chat import ChatCompletion
 
 Message = dict[str, Any]
 
@@ -44,19 +45,26 @@ class Model:
         completion_tokens: int,
         options: Mapping[str, Any],
     ) -> Reply:
-        """Ask for the next message. ``options``: tools, tool_choice, response_format.
+        """Ask for the next message. ``options``: whatever else the request's body holds, such as
+        tools, tool_choice, response_format.
 
         Raises:
             ModelError: no reply came.
         """
         started = time.perf_counter()
         try:
-            completion = await self.client.chat.completions.create(
-                model=self.name,
-                messages=messages,  # type: ignore[arg-type]  # plain dicts, as journalled
-                temperature=temperature,
-                max_completion_tokens=completion_tokens,
-                **options,
+            # Not chat.completions.create: to walk through messages that are JSON already, as
+            # journalled, takes it a third of a conversation's CPU time.
+            completion = await self.client.post(
+                "/chat/completions",
+                body={
+                    "model": self.name,
+                    "messages": messages,
+                    "temperature": temperature,
+                    "max_completion_tokens": completion_tokens,
+                    **options,
+                },
+                cast_to=ChatCompletion,
             )
         except openai.OpenAIError as error:
             raise ModelError(f"{type(error).__name__}: {error}") from error

@@ -145,7 +145,7 @@ class AgentFields(BaseModel):
         """What a request carries beyond the OpenAI protocol; nothing where nothing is set."""
         if self.repetition_penalty is None:
             return {}
-        return {"extra_body": {"repetition_penalty": self.repetition_penalty}}
+        return {"repetition_penalty": self.repetition_penalty}
 
     @property
     def task_fields(self) -> frozenset[str]:
