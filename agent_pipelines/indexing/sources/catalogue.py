@@ -5,7 +5,6 @@ not belong here: any kind of source.
 """
 
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Mapping
 from functools import reduce
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, GetJsonSchemaHandler, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import CoreSchema
 
+from agent_pipelines.class_paths import class_at
 from agent_pipelines.indexing import sources
 from agent_pipelines.indexing.sources import SourceConfig
 
@@ -34,29 +34,11 @@ def _by_class_path(value: Any, known: ValidatorFunctionWrapHandler) -> Any:
     path = value.get("kind") if isinstance(value, Mapping) else None
     if not isinstance(path, str) or "." not in path:
         return known(value)
-    found = _class_at(path)
+    found = class_at(path, SourceConfig, field="kind")  # type: ignore[type-abstract]
     own = {
         name: each for name, each in value.items() if name != "kind" or name in found.model_fields
     }
     return found.model_validate(own)
-
-
-def _class_at(path: str) -> type[SourceConfig]:
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except Exception as error:  # a user's module may raise anything
-        raise ValueError(
-            f"kind {path!r} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    if found is None:
-        raise ValueError(f"kind {path!r} is not there: the module {module} has no {name}")
-    if not (isinstance(found, type) and issubclass(found, SourceConfig)):
-        raise ValueError(f"kind {path!r} is no subclass of {sources.__name__}.SourceConfig")
-    if inspect.isabstract(found):
-        missing = ", ".join(sorted(found.__abstractmethods__))
-        raise ValueError(f"kind {path!r} is abstract: it does not define {missing}")
-    return found
 
 
 class _OrClassPath:
