@@ -273,6 +273,36 @@ def batch(
 
 
 @app.command()
+def answers(
+    agent: Annotated[str, typer.Argument(help="Name of the agent: its folder's name.")],
+    output: Annotated[
+        Path,
+        typer.Option(help="File to write: .parquet, or .jsonl for OpenAI Batch output."),
+    ],
+    batch: Annotated[
+        str | None, typer.Option(metavar="ID", help="Another batch than the agent's newest.")
+    ] = None,
+    assets: Assets = None,
+    as_json: Json = False,
+) -> None:
+    """Write the answers of an agent's last batch to a file: a row per task, whatever its outcome.
+
+    Of an agent whose tasks are split, those of all partitions. The file appears when it is whole.
+    """
+    from agent_pipelines.commands.answers import write_answers
+    from resources.state import StateResource
+
+    with _session(assets) as session:
+        component = session.loaded.agent(agent)
+        count, batches = write_answers(StateResource().engine(), component, output, batch)
+    ids = [found.batch_id for found in batches]
+    if as_json:
+        _print_json({"rows": count, "batches": ids, "output": str(output)})
+    else:
+        console.print(f"{count:,} rows of {', '.join(ids)} in {output}", highlight=False)
+
+
+@app.command()
 def status(assets: Assets = None, as_json: Json = False) -> None:
     """What is true right now. Exit code 0: all true; 1: something is false; 2: cannot tell."""
     from agent_pipelines.commands import status as command

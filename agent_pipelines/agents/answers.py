@@ -229,8 +229,8 @@ def read_answers(engine: Engine, batch_id: str) -> Iterator[Answer]:
             yield _answer(row)
 
 
-def rows(engine: Engine, batch_id: str) -> Iterator[tuple[Task, Answer]]:
-    """Tasks and their answers in the order of the source, one at a time.
+def rows(engine: Engine, batch_id: str) -> Iterator[tuple[Task, Answer, datetime]]:
+    """Tasks, their answers and when those were given, in the order of the source, one at a time.
 
     Tasks that have no answer yet are left out; once a batch is finished there are none.
     """
@@ -246,7 +246,8 @@ def rows(engine: Engine, batch_id: str) -> Iterator[tuple[Task, Answer]]:
     )
     with engine.connect().execution_options(stream_results=True) as connection:
         for row in connection.execute(query):
-            yield Task(row.task_id, row.inputs, row.ordinal), _answer(row)
+            task = Task(row.task_id, row.inputs, row.ordinal)
+            yield task, _answer(row), row.finished_at
 
 
 @dataclass(frozen=True)

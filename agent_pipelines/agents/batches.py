@@ -24,6 +24,7 @@ class Recorded:
     state: str
     tasks: int | None
     model: str | None
+    index_name: str | None
     started_at: datetime
 
 
@@ -65,5 +66,6 @@ def named(engine: Engine, batch_id: str) -> Recorded | None:
 def _columns() -> Select[Any]:
     row = batches.c
     return select(
-        row.batch_id, row.agent, row.partition, row.state, row.tasks, row.model, row.started_at
+        *(row.batch_id, row.agent, row.partition, row.state),
+        *(row.tasks, row.model, row.index_name, row.started_at),
     )

@@ -70,7 +70,7 @@ def test_only_what_failed_is_asked_again_and_nothing_is_lost(engine: Engine) -> 
     assert asked == {"q1", "q3"}
     assert (second.tasks, second.answered, report.outcomes) == (5, 3, {"ok": 4, "model": 1})
     assert outcomes_of(engine, first.batch_id) == before
-    assert [task.row for task, _ in answers.rows(engine, second.batch_id)] == [1, 2, 3, 4, 5]
+    assert [task.row for task, *_ in answers.rows(engine, second.batch_id)] == [1, 2, 3, 4, 5]
     with ScriptedModel(failing()) as server:
         third = rerun_failed(engine, SPEC, model=MODEL)
         assert run(engine, third, server).outcomes == {"ok": 5}
