@@ -72,20 +72,13 @@ class Ours:
         """As a user runs it: every message in the journal, every answer a row."""
         self._batches += 1
         spec = self._spec.model_copy(update={"concurrency": at_once})
-        tasks = [
+        tasks = (
             Task(f"{self._batches}-{number}", {"question": f"What about incident {number}?"})
             for number in range(count)
-        ]
+        )
         batch = answers.open_batch(self._engine, spec, tasks, model=self._model.name)
         report = self._loop.run(
-            run_batch(
-                spec,
-                tasks,
-                batch=batch,
-                model=self._model,
-                tools=Functions(),
-                engine=self._engine,
-            )
+            run_batch(spec, batch=batch, model=self._model, tools=Functions(), engine=self._engine)
         )
         return {"right": report.outcomes["ok"]}
 
