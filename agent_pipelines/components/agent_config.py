@@ -6,7 +6,8 @@ Belongs here: the fields that an agent has beyond its spec. Does not belong here
 
 from pydantic import Field
 
-from agent_pipelines.agents.spec import AgentFields
+from agent_pipelines.agents.spec import DEFAULT_LLM, AgentFields
+from agent_pipelines.agents.targets import Targets
 
 
 class AgentConfig(AgentFields):
@@ -24,6 +25,16 @@ class AgentConfig(AgentFields):
         default=None,
         gt=0,
         description="A check warns when 95% of the tasks take longer than this; it fails nothing.",
+    )
+    llm: str = Field(
+        default=DEFAULT_LLM,
+        description="Its model server: a folder of this name. `llm` is always there: without a "
+        "folder it is LLM_BASE_URL, else the embedded vLLM.",
+    )
+    targets: Targets | None = Field(
+        default=Targets(),
+        description="What the model server should reach. Checks warn where it does not; null: no "
+        "checks, for a server that tells nothing of itself.",
     )
     schedule: str | None = Field(
         default=None, description="Cron expression, in UTC, of a batch over the tasks file."
