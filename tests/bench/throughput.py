@@ -112,10 +112,10 @@ async def batch(spec: AgentSpec, some: list[Task], base_url: str, folder: Path) 
 
 def requests_of(spec: AgentSpec, some: list[Task], folder: Path) -> list[dict[str, Any]]:
     """What a batch sends for these tasks, in their order."""
-    with ScriptedModel(lambda _body: says({"answer": "x" * 10_000})) as server:
-        asyncio.run(
-            batch(spec.model_copy(update={"concurrency": 1}), some, server.base_url, folder)
-        )
+    alone = spec.model_copy(update={"concurrency": 1})
+    letters = spec.output_schema["properties"]["answer"]["maxLength"]
+    with ScriptedModel(lambda _body: says({"answer": "x" * letters})) as server:
+        asyncio.run(batch(alone, some, server.base_url, folder))
     assert len(server.requests) == len(some)
     return server.requests
 
