@@ -23,6 +23,9 @@ from agent_pipelines.class_paths import class_at
 #: The tool server that reads indexes; where nothing else is said, the one that runs here.
 SEARCH_SERVER = "search"
 
+#: The model server of an agent that names none.
+DEFAULT_LLM = "llm"
+
 #: Server and name of the tools that read one index: theirs is the agent's, never the model's.
 INDEX_TOOLS = ((SEARCH_SERVER, "search"), (SEARCH_SERVER, "fetch"))
 
