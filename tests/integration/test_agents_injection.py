@@ -138,7 +138,9 @@ async def _forget(_message: dict[str, Any]) -> None:
 
 
 @pytest.fixture(
-    scope="module", params=[_EVERY, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"]
+    scope="module",
+    params=[_EVERY, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
+    ids=["some", "all"],
 )
 def held(request: pytest.FixtureRequest) -> list[Held]:
     return hold(list(cases().values())[:: request.param])
