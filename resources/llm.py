@@ -69,12 +69,17 @@ class LlmResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         import openai
 
         from agent_pipelines.agents.model import Model
+        from resources.llm_metrics import VllmMetrics, address
 
         endpoint = self.endpoint()
-        async with openai.AsyncOpenAI(
-            base_url=endpoint.base_url, api_key=endpoint.api_key
-        ) as client:
-            yield Model(client, endpoint.model)
+        async with (
+            openai.DefaultAsyncHttpxClient() as http,
+            openai.AsyncOpenAI(
+                base_url=endpoint.base_url, api_key=endpoint.api_key, http_client=http
+            ) as client,
+        ):
+            metrics = VllmMetrics(http, address(endpoint.base_url))
+            yield Model(client, endpoint.model, metrics)
 
 
 def _first_model(base_url: str, api_key: str) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 import openai
 
+from agent_pipelines.agents.served import ServerReader
+
 Message = dict[str, Any]
 
 
@@ -35,6 +37,8 @@ class Model:
 
     client: openai.AsyncOpenAI
     name: str
+    server: ServerReader | None = None
+    """Tells how busy its server is, where the server tells; None: it was not asked."""
 
     async def reply(
         self,
