@@ -38,7 +38,9 @@ class Model:
     client: openai.AsyncOpenAI
     name: str
     server: ServerReader | None = None
-    """Tells how busy its server is, where the server tells; None: it was not asked."""
+    """Tells how busy its server is, where the server tells; None: nobody to ask."""
+    gpus: int | None = None
+    """GPUs that its server runs on; 0: a CPU; None: nobody here knows."""
 
     async def reply(
         self,
