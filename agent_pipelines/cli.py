@@ -227,22 +227,30 @@ def search(
 def batch(
     agent: Annotated[str, typer.Argument(help="Name of the agent: its folder's name.")],
     tasks: Annotated[
-        Path | None, typer.Option(help="Another tasks file (JSON Lines) than the agent's own.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Other tasks than the agent's own: a path or URL that ends in .jsonl (OpenAI "
+            "Batch requests included), .csv or .parquet.",
+        ),
     ] = None,
     assets: Assets = None,
     as_json: Json = False,
 ) -> None:
     """Let one agent work through its tasks."""
+    from agent_pipelines.agents.tasks.reading import digest_of
     from agent_pipelines.commands import jobs
+    from agent_pipelines.locations import located
 
     with _session(assets) as session:
         component = session.loaded.agent(agent)
-        file = component.tasks_file(str(tasks) if tasks else None)
-        jobs.check_tasks(file)
+        digest_of(component.tasks(tasks))
         jobs.check_surroundings(
             session, console, [component.spec.index] if component.spec.index else []
         )
-        result = jobs.run_batch(session, console, agent, str(file) if tasks else None)
+        result = jobs.run_batch(
+            session, console, agent, located(tasks, Path.cwd()) if tasks else None
+        )
     _finish_jobs([result], as_json)
 
 

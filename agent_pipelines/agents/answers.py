@@ -4,7 +4,6 @@ Belongs here: opening, continuing and ending a batch; writing and reading answer
 here: producing them (`batch.py`).
 """
 
-import hashlib
 import json
 import math
 import secrets
@@ -20,7 +19,8 @@ from agent_pipelines.agents.citations import Citation
 from agent_pipelines.agents.loop import Answer
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.staging import stage, unstage
-from agent_pipelines.agents.tasks import Task, distinct
+from agent_pipelines.agents.tasks import Task
+from agent_pipelines.agents.tasks.reading import Digest, distinct
 from agent_pipelines.errors import UserError
 from agent_pipelines.state.engine import write
 from agent_pipelines.state.tables import answers, batches
@@ -55,13 +55,13 @@ def open_batch(
     snapshot: Snapshot | None = None,
     false_signals: Sequence[str] = (),
     partition: str = "",
-    source: object = "the source",
 ) -> Batch:
     """The unfinished batch of this very work, or a new one, with all of its tasks staged.
 
     Work is the same where agent, model, tasks, partition and snapshot are, so that what was cut off
-    is found again, and anything that changed starts afresh. One opener at a time: hold a lease on
-    the agent (or its partition). What one that died had staged is removed by the next.
+    is found again, in whatever order its tasks come now, and anything that changed starts afresh.
+    One opener at a time: hold a lease on the agent (or its partition). What one that died had
+    staged is removed by the next.
 
     Raises:
         UserError: the tasks cannot be read, two have one id, or one lacks a field. Nothing stays.
@@ -85,20 +85,20 @@ def open_batch(
     # How many run at once changes no answer.
     agent = spec.model_dump(mode="json", exclude={"concurrency"})
     head = [agent, model, on, sorted(false_signals), partition]
-    work = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    work = Digest(json.dumps(head, sort_keys=True).encode())
     try:
-        count = stage(engine, batch_id, _complete(spec, distinct(tasks, source)), work)
+        stage(engine, batch_id, _complete(spec, distinct(tasks)), work)
         with write(engine) as connection:
             found = connection.execute(
                 select(batches.c.batch_id).where(
                     batches.c.agent == spec.name,
-                    batches.c.work == work.hexdigest(),
+                    batches.c.work == str(work),
                     batches.c.state != "finished",
                 )
             ).scalar()
             opened: dict[str, Any] = {"state": "running"}
             if found is None:
-                opened |= {"work": work.hexdigest(), "tasks": count}
+                opened |= {"work": str(work), "tasks": work.count, "model": model}
             connection.execute(
                 update(batches).where(batches.c.batch_id == (found or batch_id)).values(opened)
             )
@@ -108,7 +108,7 @@ def open_batch(
         raise
     if found is not None:
         _remove(engine, batch_id)
-    return Batch(found or batch_id, count, snapshot, tuple(false_signals), answered)
+    return Batch(found or batch_id, work.count, snapshot, tuple(false_signals), answered)
 
 
 def unanswered(engine: Engine, batch_id: str, *, after: int, limit: int) -> Sequence[Task]:

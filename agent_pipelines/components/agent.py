@@ -12,6 +12,8 @@ import dagster as dg
 from pydantic import BaseModel, Field
 
 from agent_pipelines.agents.spec import SEARCH_SERVER, AgentFields, AgentSpec
+from agent_pipelines.agents.tasks.catalogue import source_at
+from agent_pipelines.agents.tasks.reading import Tasks, digest_of
 from agent_pipelines.agents.tools import ToolTransportError
 from agent_pipelines.components import agent_report
 from agent_pipelines.components.agent_config import AgentConfig
@@ -25,12 +27,14 @@ class BatchConfig(dg.Config):
     """What a person may say to one batch, in the launchpad or on the command line."""
 
     tasks: str | None = Field(
-        default=None, description="Another tasks file than the one in the agent's YAML."
+        default=None,
+        description="Another file of tasks than the agent's own: a path or URL that ends in "
+        ".jsonl, .csv or .parquet.",
     )
 
 
 class AgentComponent(dg.Component):
-    """An agent: a model with instructions and tools that works through a file of tasks."""
+    """An agent: a model with instructions and tools that works through tasks."""
 
     def __init__(self, name: str, config: AgentConfig, folder: Path) -> None:
         self.name = name
@@ -87,9 +91,15 @@ class AgentComponent(dg.Component):
     def job_name(self) -> str:
         return f"{self.name}_batch"
 
-    def tasks_file(self, other: str | None = None) -> Path:
-        """The tasks file: the one in the YAML, or another one."""
-        return Path(other).absolute() if other else (self.folder / self.config.tasks).resolve()
+    def tasks(self, other: str | None = None) -> Tasks:
+        """What it works through: what the YAML says, or another file.
+
+        Raises:
+            UserError: that other file is of no kind that there is, or the YAML's cannot be used.
+        """
+        if other is None:
+            return Tasks(self.config.tasks.open(self.folder))
+        return Tasks(source_at(other).open(Path.cwd()))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         del context
@@ -121,16 +131,17 @@ class AgentComponent(dg.Component):
 
     def _tasks(self) -> Any:
         @dg.observable_source_asset(
-            **self._common("tasks", "The tasks file; its version is a digest.")
+            **self._common("tasks", "What it works through; its version is a digest.")
         )
         def tasks() -> dg.ObserveResult:
-            from agent_pipelines.agents.tasks import digest, distinct, read_tasks
-
-            file = self.tasks_file()
-            count, version = digest(distinct(read_tasks(file), file))
+            try:
+                found = self.tasks()
+                digest = digest_of(found)
+            except UserError as error:
+                raise dg.Failure(str(error), allow_retries=False) from error
             return dg.ObserveResult(
-                data_version=dg.DataVersion(version),
-                metadata={"tasks": count, "file": dg.PathMetadataValue(file)},
+                data_version=dg.DataVersion(str(digest)),
+                metadata={"tasks": digest.count, "source": str(found)},
             )
 
         return tasks
@@ -157,8 +168,6 @@ class AgentComponent(dg.Component):
         def answers(
             context: dg.AssetExecutionContext, config: BatchConfig
         ) -> Iterator[dg.MaterializeResult[None]]:
-            from agent_pipelines.agents.tasks import read_tasks
-
             resources = context.resources
             run = BatchRun(
                 spec=self.spec,
@@ -174,8 +183,7 @@ class AgentComponent(dg.Component):
                 log=context.log.info,
             )
             try:
-                file = self.tasks_file(config.tasks)
-                ended = run.run(read_tasks(file), file)
+                ended = run.run(self.tasks(config.tasks))
             except (UserError, ToolTransportError) as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
             yield dg.MaterializeResult(

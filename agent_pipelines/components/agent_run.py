@@ -72,7 +72,7 @@ class BatchRun:
     tools: Mapping[str, ToolServerResource]
     log: Callable[[str], object]
 
-    def run(self, tasks: Iterable[Task], source: object) -> Ended:
+    def run(self, tasks: Iterable[Task]) -> Ended:
         """Answer every task; what an earlier run has answered of them is not asked again.
 
         Raises:
@@ -80,7 +80,7 @@ class BatchRun:
             ToolTransportError: a tool server does not answer at the start.
         """
         with leases.hold(self.state.engine(), f"agent {self.spec.name}") as lease:
-            return asyncio.run(self._run(tasks, source, self._admit(), lease))
+            return asyncio.run(self._run(tasks, self._admit(), lease))
 
     def _admit(self) -> Admitted | None:
         """Ask the index's signals anew: agents spend no GPU on an index that is not true."""
@@ -122,11 +122,7 @@ class BatchRun:
         )
 
     async def _run(
-        self,
-        tasks: Iterable[Task],
-        source: object,
-        admitted: Admitted | None,
-        lease: leases.Lease,
+        self, tasks: Iterable[Task], admitted: Admitted | None, lease: leases.Lease
     ) -> Ended:
         from agent_pipelines.agents import answers
         from agent_pipelines.agents.batch import run_batch
@@ -149,7 +145,6 @@ class BatchRun:
                 engine,
                 self.spec,
                 tasks,
-                source=source,
                 model=model.name,
                 snapshot=answers.Snapshot(admitted.snapshot.index, admitted.snapshot.sequence)
                 if admitted
