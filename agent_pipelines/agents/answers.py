@@ -67,8 +67,7 @@ def open_batch(
         UserError: the tasks cannot be read, two have one id, or one lacks a field. Nothing stays.
     """
     _remove_unopened(engine, spec.name, partition)
-    batch_id = _new_id()
-    on = [snapshot.index, snapshot.sequence] if snapshot else None
+    batch_id = new_id()
     with write(engine) as connection:
         connection.execute(
             insert(batches).values(
@@ -82,10 +81,7 @@ def open_batch(
                 started_at=datetime.now(UTC),
             )
         )
-    # How many run at once changes no answer.
-    agent = spec.model_dump(mode="json", exclude={"concurrency"})
-    head = [agent, model, on, sorted(false_signals), partition]
-    work = Digest(json.dumps(head, sort_keys=True).encode())
+    work = work_of(spec, model, snapshot, false_signals, partition)
     try:
         stage(engine, batch_id, _complete(spec, distinct(tasks)), work)
         with write(engine) as connection:
@@ -109,6 +105,28 @@ def open_batch(
     if found is not None:
         _remove(engine, batch_id)
     return Batch(found or batch_id, work.count, snapshot, tuple(false_signals), answered)
+
+
+def work_of(
+    spec: AgentSpec,
+    model: str,
+    snapshot: Snapshot | None,
+    false_signals: Sequence[str],
+    partition: str,
+    *,
+    rerun_of: str | None = None,
+) -> Digest:
+    """A digest of all that decides the answers but the tasks, which are to be added."""
+    # How many run at once changes no answer.
+    agent = spec.model_dump(mode="json", exclude={"concurrency"})
+    on = [snapshot.index, snapshot.sequence] if snapshot else None
+    head = [agent, model, on, sorted(false_signals), partition, rerun_of]
+    return Digest(json.dumps(head, sort_keys=True).encode())
+
+
+def new_id() -> str:
+    """The id of a new batch: one that sorts by time, and that a person can type."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
 
 
 def unanswered(engine: Engine, batch_id: str, *, after: int, limit: int) -> Sequence[Task]:
@@ -211,8 +229,8 @@ def read_answers(engine: Engine, batch_id: str) -> Iterator[Answer]:
             yield _answer(row)
 
 
-def rows(engine: Engine, batch_id: str) -> Iterator[tuple[Task, Answer]]:
-    """Tasks and their answers in the order of the source, one at a time.
+def rows(engine: Engine, batch_id: str) -> Iterator[tuple[Task, Answer, datetime]]:
+    """Tasks, their answers and when those were given, in the order of the source, one at a time.
 
     Tasks that have no answer yet are left out; once a batch is finished there are none.
     """
@@ -228,7 +246,8 @@ def rows(engine: Engine, batch_id: str) -> Iterator[tuple[Task, Answer]]:
     )
     with engine.connect().execution_options(stream_results=True) as connection:
         for row in connection.execute(query):
-            yield Task(row.task_id, row.inputs, row.ordinal), _answer(row)
+            task = Task(row.task_id, row.inputs, row.ordinal)
+            yield task, _answer(row), row.finished_at
 
 
 @dataclass(frozen=True)
@@ -296,11 +315,6 @@ def _complete(spec: AgentSpec, tasks: Iterable[Task]) -> Iterator[Task]:
                 remedy="add it to the task, or take it out of bound_arguments",
             )
         yield task
-
-
-def _new_id() -> str:
-    """One that sorts by time, and that a person can type."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
 
 
 def _remove_unopened(engine: Engine, agent: str, partition: str) -> None:

@@ -125,15 +125,15 @@ def roll_back(session: Session, console: Console, name: str) -> Result:
     return Result("index", name, outcome, outcome.error)
 
 
-def run_batch(session: Session, console: Console, name: str, tasks: str | None) -> Result:
-    """Run the batch of one agent, with what it needs."""
+def run_batch(session: Session, console: Console, name: str, config: Mapping[str, Any]) -> Result:
+    """Run the batch of one agent, with what it needs. ``config``: see `BatchConfig`."""
     with waiting(console, "Weaviate:") as say:
         session.start_weaviate(say)
     with waiting(console, "Model server:") as say:
         session.start_llm(say)
     with waiting(console, "Search tool:") as say:
         session.start_search(say)
-    return _batch(session, console, name, tasks)
+    return _batch(session, console, name, config)
 
 
 def _batches(
@@ -147,13 +147,21 @@ def _batches(
             llm.result()
     except UserError as error:
         return [Result("agent", name, None, str(error)) for name in session.loaded.agents]
-    return [_batch(session, console, name, None) for name in session.loaded.agents]
+    return [_batch(session, console, name, {}) for name in session.loaded.agents]
 
 
-def _batch(session: Session, console: Console, name: str, tasks: str | None) -> Result:
-    ops = {f"{name}__answers": {"config": {"tasks": tasks} if tasks else {}}}
+def _batch(session: Session, console: Console, name: str, config: Mapping[str, Any]) -> Result:
+    """The batch; of an agent whose tasks are split that of every partition."""
+    component = session.loaded.agent(name)
+    ops = {f"{name}__answers": {"config": dict(config)}}
     console.print(f"[bold]agent {name}[/bold]")
-    outcome = session.run_job(f"{name}_batch", TerminalProgress(console), ops=ops)
+    run = partial(session.run_job, component.job_name, TerminalProgress(console), ops=ops)
+    first, *others = component.partitions or [None]
+    outcome = run(partition_key=first)
+    for key in others:
+        if not outcome.success:
+            break
+        outcome = outcome.then(run(partition_key=key))
     return Result("agent", name, outcome, outcome.error)
 
 

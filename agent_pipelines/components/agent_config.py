@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from agent_pipelines.agents.spec import AgentFields
 from agent_pipelines.agents.tasks.catalogue import AnyTasks
 from agent_pipelines.components.variables import filled
+from agent_pipelines.indexing.partition import BUCKETS
 
 
 class AgentConfig(AgentFields):
@@ -29,6 +30,13 @@ class AgentConfig(AgentFields):
         description="Where its tasks are: a path or fsspec URL that ends in .jsonl (OpenAI Batch "
         "requests included), .csv or .parquet; or a mapping with `kind`. A relative path starts at "
         "this YAML's folder. `{{ env.NAME }}` stands for an environment variable.",
+    )
+    partitions: int = Field(
+        default=1,
+        ge=1,
+        le=BUCKETS,
+        description="Into how many parts the tasks are split, by a hash of their ids. Each part is "
+        "a batch of its own, answered by a run of its own (in a cluster: a pod of its own).",
     )
     target_p95_seconds: float | None = Field(
         default=None,

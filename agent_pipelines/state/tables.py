@@ -251,7 +251,7 @@ batches = Table(
     Column("model", String(255)),
     # which part of the agent's tasks, such as 2-of-4; empty for all of them
     Column("partition", String(32), nullable=False, server_default=""),
-    # the batch whose failed rows it answers anew
+    # the batch whose failed rows it answers anew; the journals of the others are there
     Column("rerun_of", String(64)),
     Column("index_name", String(200)),
     Column("sequence", BigInteger),
