@@ -5,7 +5,7 @@ it. Does not belong here: what is printed (`terminal.py`) or which commands ther
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,10 +153,12 @@ class Session:
 
         self._parts.ensure("search", launch, progress=say)
 
+    def needs_vllm(self, agents: Iterable[str]) -> bool:
+        """Whether some of these agents use the embedded vLLM."""
+        return not self.settings.llm_base_url and self.loaded.embedded_llm(agents)
+
     def start_llm(self, say: Say) -> None:
-        """Have a model server: the configured one, or a vLLM on this machine."""
-        if self.settings.llm_base_url:
-            return
+        """Have the embedded vLLM."""
 
         def launch() -> Launch:
             if self.settings.llm_model:

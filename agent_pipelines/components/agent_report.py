@@ -1,7 +1,8 @@
 """How a batch reads in the UI: its checks, numbers that plot, and a sample of its answers.
 
 Belongs here: the targets of the checks, and metadata. Does not belong here: running the batch
-(`agent_run.py`), or what is shown of its tool calls (`tool_checks.py`).
+(`agent_run.py`), or what is shown of its tool calls and its model server (`tool_checks.py`,
+`llm_checks.py`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from sqlalchemy import Engine
 
+from agent_pipelines.agents.targets import Targets
 from agent_pipelines.agents.tasks import Task
-from agent_pipelines.components import tool_checks
+from agent_pipelines.components import llm_checks, tool_checks
 from agent_pipelines.components.agent_run import Ended
 
 if TYPE_CHECKING:
@@ -27,7 +29,11 @@ _SAMPLE = 5
 
 
 def specs(
-    asset: dg.AssetKey, *, tools: bool, target_p95_seconds: float | None
+    asset: dg.AssetKey,
+    *,
+    tools: bool,
+    target_p95_seconds: float | None,
+    targets: Targets | None,
 ) -> Iterator[dg.AssetCheckSpec]:
     """The checks of an agent's answers."""
     yield dg.AssetCheckSpec(
@@ -48,9 +54,13 @@ def specs(
         )
     if tools:
         yield from tool_checks.specs(asset)
+    if targets is not None:
+        yield from llm_checks.specs(asset)
 
 
-def results(ended: Ended, *, target_p95_seconds: float | None) -> Iterator[dg.AssetCheckResult]:
+def results(
+    ended: Ended, *, target_p95_seconds: float | None, targets: Targets | None
+) -> Iterator[dg.AssetCheckResult]:
     """What they come to."""
     report = ended.report
     ok, answered = report.outcomes.get("ok", 0), sum(report.outcomes.values())
@@ -78,9 +88,11 @@ def results(ended: Ended, *, target_p95_seconds: float | None) -> Iterator[dg.As
         )
     if ended.breakers:
         yield from tool_checks.results(ended.tally)
+    if targets is not None:
+        yield from llm_checks.results(ended.served, targets, ended.gpus)
 
 
-def metadata(ended: Ended, engine: Engine) -> dict[str, Any]:
+def metadata(ended: Ended, engine: Engine, targets: Targets | None) -> dict[str, Any]:
     """Numbers that plot from batch to batch, and a sample of the answers."""
     from agent_pipelines.agents import answers
 
@@ -97,6 +109,13 @@ def metadata(ended: Ended, engine: Engine) -> dict[str, Any]:
         "latency_p50": round(report.latency_p50, 2),
         "latency_p95": round(report.latency_p95, 2),
         "model": ended.model,
+        **llm_checks.metadata(
+            ended.served,
+            targets,
+            ended.gpus,
+            seconds=report.seconds,
+            answers=sum(report.outcomes.values()) - report.resumed,
+        ),
         **(tool_checks.metadata(ended.tally, ended.breakers) if ended.breakers else {}),
         **(
             {

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from agent_pipelines.agents.admission import Admission, admit, go_on
 from agent_pipelines.agents.breaker import Breaker
 from agent_pipelines.agents.guard import ToolServers
+from agent_pipelines.agents.served import Served, observed
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tally import Tally
 from agent_pipelines.agents.tasks import Task
@@ -56,6 +57,10 @@ class Ended:
     tally: Tally
     breakers: Mapping[str, Breaker]
     """By tool server; none where the agent has no tools."""
+    served: Served | None
+    """What its model server did meanwhile; None where that does not tell."""
+    gpus: int | None
+    """GPUs of the model server; 0: a CPU; None: nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,7 @@ class BatchRun:
             breakers = {server: session.breaker for server, session in sessions.items()}
             if sessions:
                 await stack.enter_async_context(recorded(engine, self.spec.name, tally, breakers))
-            model = await stack.enter_async_context(self.llm.open())
+            model = await stack.enter_async_context(self.llm.open(self.log))
             opened = rerun_failed if tasks is None else partial(answers.open_batch, tasks=tasks)
             batch = await asyncio.to_thread(
                 opened,
@@ -164,20 +169,29 @@ class BatchRun:
             with progress_or_log(self.log).stage(name, batch.tasks, "tasks") as stage:
                 stage.advance(batch.answered)
 
-                def answered(_done: int, _total: int, _outcomes: Mapping[str, int]) -> None:
-                    stage.advance()
+                def answered(_done: int, _total: int, outcomes: Mapping[str, int]) -> None:
+                    stage.advance(news=_news(outcomes, observation.tokens_per_second))
                     lease.renew()
 
-                report = await run_batch(
-                    self.spec,
-                    batch=batch,
-                    model=model,
-                    tools=ToolServers(sessions) if sessions else None,
-                    engine=engine,
-                    progress=answered,
-                    watch=Watch(admitted.admission, self._look) if admitted else None,
-                )
-        return Ended(report, model.name, admitted, tally, breakers)
+                async with observed(model.server) as observation:
+                    report = await run_batch(
+                        self.spec,
+                        batch=batch,
+                        model=model,
+                        tools=ToolServers(sessions) if sessions else None,
+                        engine=engine,
+                        progress=answered,
+                        watch=Watch(admitted.admission, self._look) if admitted else None,
+                    )
+        return Ended(report, model.name, admitted, tally, breakers, observation.served, model.gpus)
+
+
+def _news(outcomes: Mapping[str, int], tokens_per_second: float | None) -> str:
+    """What a person sees beside how many there are: `12 ok, 1 schema, 41 tokens/s`."""
+    said = [f"{number} {outcome}" for outcome, number in outcomes.items() if number]
+    if tokens_per_second is not None:
+        said.append(f"{tokens_per_second:.0f} tokens/s")
+    return ", ".join(said)
 
 
 def _warnings() -> Sequence[str]:
