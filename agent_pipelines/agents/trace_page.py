@@ -22,6 +22,7 @@ from typing import IO, Any
 from sqlalchemy import Connection, Engine, select
 
 from agent_pipelines.agents.answers import outcomes, read_answers
+from agent_pipelines.agents.aside import NOTE
 from agent_pipelines.agents.loop import TRACE, Answer
 from agent_pipelines.errors import UserError
 from agent_pipelines.state.tables import batches, messages
@@ -145,6 +146,8 @@ def _messages(journalled: Iterable[Any]) -> Sequence[Mapping[str, Any]]:
     shown, before = [], None
     for row in journalled:
         message = row.message
+        if message["role"] == NOTE:
+            continue
         trace = message.get(TRACE, {})
         took = trace.get("seconds")
         if took is None and "tool" in trace and before is not None:

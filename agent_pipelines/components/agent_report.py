@@ -165,6 +165,11 @@ def _sample(rows: Sequence[tuple[Task, "Answer", datetime]]) -> str:
                 if answer.false_signals
                 else ""
             )
+            + (
+                f"outcome unknown: {', '.join(c['tool'] for c in answer.outcome_unknown)}\n\n"
+                if answer.outcome_unknown
+                else ""
+            )
             + f"{answer.outcome}: {text}\n\n{cited}"
         )
     return "\n\n---\n\n".join(blocks)

@@ -84,11 +84,12 @@ def test_two_runs_share_one_and_the_last_one_ends_it_however_it_ends(tmp_path: P
         assert part is not None
         family = psutil.Process(part.guard).children(recursive=True)
         port = int(at["url"].split(":")[2].split("/")[0])
-        answer = asked(first)
-        assert answer["tokens"] > 0
-        assert answer["tells"], "how busy it is"
-        assert "vllm_own is ready after" in answer["said"]
-        assert "Application startup complete" in answer["said"], "what it logs itself"
+        answers = [asked(first), asked(second)]
+        assert all(answer["tokens"] > 0 for answer in answers)
+        assert all(answer["tells"] for answer in answers), "how busy it is"
+        # What it logs itself is in both their logs; which of them came first is chance.
+        assert all("Application startup complete" in answer["said"] for answer in answers)
+        assert sum("vllm_own is ready after" in answer["said"] for answer in answers) == 1
         first.send_signal(signal.SIGKILL)
         first.wait()
         assert asked(second)["tokens"] > 0, "it is not the first one's alone"

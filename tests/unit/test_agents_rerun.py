@@ -49,7 +49,7 @@ def failing(*questions: str) -> Any:
 
     def script(body: dict[str, Any]) -> Turn:
         asked = body["messages"][-1]["content"]
-        return Turn(status=500) if asked in questions else says({"answer": f"a {asked}"})
+        return Turn(status=400) if asked in questions else says({"answer": f"a {asked}"})
 
     return script
 

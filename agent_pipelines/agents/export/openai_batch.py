@@ -48,6 +48,8 @@ def _completion(id_: str, row: Row) -> dict[str, Any]:
     if answer.citations:
         # Beyond the format: clients keep what they do not know, or pass it over.
         message["citations"] = [citation.as_json() for citation in answer.citations]
+    if answer.outcome_unknown:
+        message["outcome_unknown"] = list(answer.outcome_unknown)
     return {
         "id": id_,
         "object": "chat.completion",
