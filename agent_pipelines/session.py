@@ -50,7 +50,7 @@ class JobOutcome:
     success: bool
     error: str | None
     metadata: Mapping[str, Mapping[str, Any]]
-    """Metadata of each materialized asset, by the last part of its key."""
+    """Metadata of each asset, by the last part of its key; of one that is not finished too."""
     checks: tuple["CheckOutcome", ...]
 
     def then(self, other: "JobOutcome") -> "JobOutcome":
@@ -228,11 +228,8 @@ class Session:
             success=result.success,
             error=_error(result),
             metadata={
-                event.asset_key.path[-1]: {
-                    name: value.value for name, value in event.materialization.metadata.items()
-                }
-                for event in result.get_asset_materialization_events()
-                if event.asset_key
+                key.path[-1]: {name: value.value for name, value in metadata.items()}
+                for key, metadata in _told(result)
             },
             checks=tuple(
                 CheckOutcome(
@@ -245,6 +242,17 @@ class Session:
                 for check in result.get_asset_check_evaluations()
             ),
         )
+
+
+def _told(
+    result: dg.ExecuteInProcessResult,
+) -> Iterator[tuple[dg.AssetKey, Mapping[str, dg.MetadataValue]]]:
+    for event in result.get_asset_observation_events():
+        observed = event.asset_observation_data.asset_observation
+        yield observed.asset_key, observed.metadata
+    for event in result.get_asset_materialization_events():
+        if event.asset_key:
+            yield event.asset_key, event.materialization.metadata
 
 
 def _interrupted(result: dg.ExecuteInProcessResult) -> bool:

@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 class LoopbackServer:
-    """Serves `routes` while its `with` block lasts."""
+    """Serves `routes` while its `with` block lasts; entered again, at the same address."""
 
     port: int = 0
     tls: Mapping[str, Any] = MappingProxyType({})
@@ -40,7 +40,7 @@ class LoopbackServer:
     def __enter__(self) -> Self:
         app = Starlette(routes=self.routes())
         config = uvicorn.Config(
-            app, host="127.0.0.1", port=0, log_level="error", lifespan="off", **self.tls
+            app, host="127.0.0.1", port=self.port, log_level="error", lifespan="off", **self.tls
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)

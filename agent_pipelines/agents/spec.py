@@ -6,11 +6,20 @@ tools are (resources) or how its turns are put to the model (`modes.py`).
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from agent_pipelines.agents.schemas import check_output_schema
+from agent_pipelines.agents.concurrency import DEFAULT
+from agent_pipelines.agents.schemas import check_output_schema, inlined
+from agent_pipelines.class_paths import class_at
 
 #: The tool server that reads indexes; where nothing else is said, the one that runs here.
 SEARCH_SERVER = "search"
@@ -44,6 +53,11 @@ class Limits(BaseModel):
     turns: int = Field(default=4, ge=1, description="Replies asked of the model.")
     tool_calls: int = Field(default=4, ge=0, description="Tool calls sent.")
     completion_tokens: int = Field(default=512, ge=16, description="Length of one reply.")
+    tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens of all its prompts and replies together, after which no more is asked.",
+    )
     seconds: float = Field(default=300.0, gt=0, description="Time for the whole task.")
     tool_result_characters: int = Field(
         default=8000, ge=200, description="What is kept of one tool result; the rest is cut."
@@ -54,6 +68,16 @@ class Limits(BaseModel):
         description="Times that the same call may fail in a row; then the task ends with outcome "
         "`tool`.",
     )
+
+
+class BatchLimits(BaseModel):
+    """What one batch may cost, over all the runs it takes; then it ends, and can be continued."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens: int | None = Field(default=None, ge=1, description="Of all prompts and replies.")
+    tool_calls: int | None = Field(default=None, ge=1, description="Tool calls sent.")
+    seconds: float | None = Field(default=None, gt=0, description="Time that its runs take.")
 
 
 class AgentFields(BaseModel):
@@ -87,6 +111,11 @@ class AgentFields(BaseModel):
         default_factory=lambda: dict(_ANSWER_SCHEMA),
         description="JSON Schema of the output, an object; citations are added to it.",
     )
+    output_class: str | None = Field(
+        default=None,
+        description="Instead of output_schema: the path of a pydantic model, such as "
+        "my_package.Answer. Its validators decide as well.",
+    )
     limits: Limits = Limits()
     temperature: float = Field(default=0.0, ge=0, le=2)
     repetition_penalty: float | None = Field(
@@ -96,13 +125,35 @@ class AgentFields(BaseModel):
         description="Above 1 keeps small models from repeating themselves. An extension of vLLM; "
         "leave it out for servers that do not know it.",
     )
-    concurrency: int = Field(default=8, ge=1, description="Tasks at once.")
+    batch_limits: BatchLimits = BatchLimits()
+    wait_minutes: float = Field(
+        default=10.0,
+        gt=0,
+        description="How long a batch that can do nothing else waits for what is down. Then its "
+        "run ends and gives its GPU back; it is started again by itself.",
+    )
+    concurrency: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto",
+        description="Tasks at once. auto: as many as the model server has room for, and "
+        f"{DEFAULT} where it does not tell.",
+    )
     index: str | None = Field(default=None, description="The index its search tools read.")
     on_stale_index: Literal["block", "label"] = Field(
         default="block",
         description="When the index is not shown to be true: start no batch, or start it and "
         "label every answer.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _schema_of_the_class(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or not (path := fields.get("output_class")):
+            return fields
+        schema = inlined(class_at(str(path), BaseModel, field="output_class").model_json_schema())
+        # A spec that is made of another's fields has both, and they agree.
+        if fields.get("output_schema", schema) != schema:
+            raise ValueError("output_class gives the schema: leave output_schema out")
+        return {**fields, "output_schema": schema}
 
     @field_validator("output_schema")
     @classmethod
@@ -127,6 +178,18 @@ class AgentFields(BaseModel):
             raise ValueError("an agent that must consult a tool needs turns >= 2, tool_calls >= 1")
         return self
 
+    def refusal(self, output: Mapping[str, Any]) -> str | None:
+        """Why the pydantic model takes no such output, in words for the model; None: it does."""
+        if self.output_class is None:
+            return None
+        try:
+            class_at(self.output_class, BaseModel, field="output_class").model_validate(output)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            return f"{f'at {where}: ' if where else ''}{first['msg'][:300]}"
+        return None
+
     @property
     def consults(self) -> bool:
         """Whether an answer is admitted only after a tool was called with success."""
@@ -148,7 +211,7 @@ class AgentFields(BaseModel):
         """What a request carries beyond the OpenAI protocol; nothing where nothing is set."""
         if self.repetition_penalty is None:
             return {}
-        return {"extra_body": {"repetition_penalty": self.repetition_penalty}}
+        return {"repetition_penalty": self.repetition_penalty}
 
     @property
     def task_fields(self) -> frozenset[str]:

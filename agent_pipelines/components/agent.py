@@ -15,7 +15,7 @@ from agent_pipelines.agents.spec import DEFAULT_LLM, SEARCH_SERVER, AgentFields,
 from agent_pipelines.agents.tasks.catalogue import source_at
 from agent_pipelines.agents.tasks.reading import Tasks, digest_of
 from agent_pipelines.agents.tools import ToolTransportError
-from agent_pipelines.components import agent_report
+from agent_pipelines.components import agent_report, agent_sensor
 from agent_pipelines.components.agent_config import AgentConfig
 from agent_pipelines.components.agent_run import BatchRun
 from agent_pipelines.components.configured_index import ConfiguredIndex
@@ -137,7 +137,12 @@ class AgentComponent(dg.Component):
             tags={"agent": self.name},
         )
         return dg.Definitions(
-            assets=[self._tasks(), self._answers()], jobs=[job], schedules=[self._schedule()]
+            assets=[self._tasks(), self._answers()],
+            jobs=[job],
+            schedules=[self._schedule()],
+            sensors=[
+                agent_sensor.build(self.name, job, llm_key(self.config.llm), self.tool_servers)
+            ],
         )
 
     def _schedule(self) -> dg.ScheduleDefinition:
@@ -191,6 +196,7 @@ class AgentComponent(dg.Component):
             **self._common("answers", "One answer per task, with its citations and outcome."),
             deps=upstream,
             kinds={"vllm"},
+            output_required=False,
             partitions_def=dg.StaticPartitionsDefinition(list(self.partitions))
             if self.partitions
             else None,
@@ -210,7 +216,7 @@ class AgentComponent(dg.Component):
         )
         def answers(
             context: dg.AssetExecutionContext, config: BatchConfig
-        ) -> Iterator[dg.MaterializeResult[None]]:
+        ) -> Iterator[dg.MaterializeResult[None] | dg.AssetObservation | dg.AssetCheckResult]:
             resources = context.resources
             run = BatchRun(
                 spec=self.spec,
@@ -224,6 +230,8 @@ class AgentComponent(dg.Component):
                     server: getattr(resources, resource_key(server)) for server in self.tool_servers
                 },
                 log=context.log.info,
+                resumption=agent_sensor.resumption(context),
+                waiting=context.run.tags.get(agent_sensor.BATCH_TAG),
                 partition=context.partition_key if self.partitions else "",
             )
             part = self.partitions.get(run.partition, WHOLE)
@@ -232,15 +240,19 @@ class AgentComponent(dg.Component):
                 ended = run.run(tasks)
             except (UserError, ToolTransportError) as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
-            yield dg.MaterializeResult(
-                metadata=agent_report.metadata(
-                    ended, resources.state.engine(), self.config.targets
-                ),
-                check_results=list(
-                    agent_report.results(
-                        ended, target_p95_seconds=target, targets=self.config.targets
-                    )
-                ),
+            metadata = agent_report.metadata(ended, resources.state.engine(), self.config.targets)
+            if ended.report.ending.kind == "finished":
+                yield dg.MaterializeResult(metadata=metadata)
+            else:
+                # A part of the answers is not what others of this name are made from.
+                yield dg.AssetObservation(
+                    self.key("answers"), metadata=metadata, partition=run.partition or None
+                )
+            yield from agent_report.results(
+                ended,
+                tools=bool(self.spec.tools),
+                target_p95_seconds=target,
+                targets=self.config.targets,
             )
 
         return answers

@@ -15,10 +15,11 @@ from sqlalchemy import Engine
 
 from agent_pipelines.agents.targets import Targets
 from agent_pipelines.agents.tasks import Task
-from agent_pipelines.components import llm_checks, tool_checks
+from agent_pipelines.components import agent_trace, llm_checks, tool_checks
 from agent_pipelines.components.agent_run import Ended
 
 if TYPE_CHECKING:
+    from agent_pipelines.agents.batch import BatchReport
     from agent_pipelines.agents.loop import Answer
 
 #: The share of tasks that must end well for a batch to pass its check.
@@ -59,7 +60,7 @@ def specs(
 
 
 def results(
-    ended: Ended, *, target_p95_seconds: float | None, targets: Targets | None
+    ended: Ended, *, tools: bool, target_p95_seconds: float | None, targets: Targets | None
 ) -> Iterator[dg.AssetCheckResult]:
     """What they come to."""
     report = ended.report
@@ -67,7 +68,7 @@ def results(
     yield dg.AssetCheckResult(
         check_name="completion",
         passed=answered == report.tasks and ok >= COMPLETION * report.tasks,
-        description=f"{ok} of {report.tasks} ok, {answered} answered",
+        description=f"{ok} of {report.tasks} ok, {answered} answered{_why_not_all(report)}",
         metadata={"ok": ok, "answered": answered, "tasks": report.tasks},
     )
     yield dg.AssetCheckResult(
@@ -86,10 +87,26 @@ def results(
             description=f"p95 {report.latency_p95:.1f} s, target {target_p95_seconds:g} s",
             metadata={"p95": report.latency_p95},
         )
-    if ended.breakers:
+    if tools:
         yield from tool_checks.results(ended.tally)
     if targets is not None:
         yield from llm_checks.results(ended.served, targets, ended.gpus)
+
+
+def _why_not_all(report: "BatchReport") -> str:
+    """What a person does about the rest, or does not have to."""
+    ending = report.ending
+    if ending.kind == "budget":
+        return (
+            f"; the batch's budget is used up: {ending.reason}. Raise `batch_limits` in the "
+            "agent's YAML and start it again: it goes on where it was"
+        )
+    if ending.kind == "waiting" and report.resume_at is not None:
+        return (
+            f"; the rest waits for {ending.what}: {ending.reason}. The agent's sensor starts it "
+            f"again, by {report.resume_at:%Y-%m-%d %H:%M} UTC"
+        )
+    return ""
 
 
 def metadata(ended: Ended, engine: Engine, targets: Targets | None) -> dict[str, Any]:
@@ -99,6 +116,7 @@ def metadata(ended: Ended, engine: Engine, targets: Targets | None) -> dict[str,
     report, admitted = ended.report, ended.admitted
     return {
         "batch": report.batch_id,
+        "ending": f"{report.ending.kind}{_why_not_all(report)}",
         "tasks": report.tasks,
         "resumed": report.resumed,
         **{f"outcome_{name}": count for name, count in report.outcomes.items()},
@@ -130,6 +148,7 @@ def metadata(ended: Ended, engine: Engine, targets: Targets | None) -> dict[str,
         "sample": dg.MarkdownMetadataValue(
             _sample(list(islice(answers.rows(engine, report.batch_id), _SAMPLE)))
         ),
+        "trace": agent_trace.keep(engine, report.batch_id),
     }
 
 

@@ -62,7 +62,6 @@ class SqlSource(TaskSource):
         engine = self._database.engine()
         try:
             with engine.connect() as connection:
-                connection.detach()
                 reading = connection.execution_options(yield_per=_ROWS, postgresql_readonly=True)
                 found = reading.execute(self._query)
                 columns = list(found.keys())
@@ -84,3 +83,6 @@ class SqlSource(TaskSource):
                 remedy="correct `url` or `query` of `tasks` in defs.yaml, or see that the database "
                 "is up and lets us in",
             ) from error
+        finally:
+            # No connection waits in the pool for the next batch, which is a day away.
+            engine.dispose()
