@@ -213,12 +213,12 @@ class _Fresh:
         """One that nobody was given before; None once there is no other."""
         async with self._turn:
             if not self._page:
-                self._page.extend(await asyncio.to_thread(self._read))
-            if not self._page:
-                return None
-            task = self._page.popleft()
-            self._after = task.row or 0
-            return task
+                page = await asyncio.to_thread(self._read)
+                self._after = max((task.row or 0 for task in page), default=self._after)
+                # Prompts that begin alike follow one another: the server has what they share in
+                # its prefix cache, and would have had to make room for others in between.
+                self._page.extend(sorted(page, key=lambda task: task.prompt))
+            return self._page.popleft() if self._page else None
 
     def _read(self) -> Sequence[Task]:
         return answers.unanswered(self._engine, self._batch_id, after=self._after, limit=_PAGE)

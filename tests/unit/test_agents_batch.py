@@ -228,6 +228,26 @@ def test_tasks_are_read_page_by_page_in_the_order_of_their_source(engine: Engine
     assert last.task_id == "t8"
 
 
+def test_prompts_that_begin_alike_are_asked_one_after_the_other(engine: Engine) -> None:
+    """So that the model server finds what they share in its prefix cache, however small that is."""
+    questions = [f"{text}: {number}" for number in range(3) for text in ("long", "other")]
+    alone = SPEC.model_copy(update={"concurrency": 1, "tools": (), "must_consult": None})
+
+    def answers_all(body: dict[str, Any]) -> Turn:
+        return says({"answer": question(body), "citations": []})
+
+    async def main() -> None:
+        batch = open_batch(engine, alone, tasks_of(*questions), model=MODEL, snapshot=SNAPSHOT)
+        async with openai.AsyncOpenAI(base_url=server.base_url, api_key="x") as client:
+            await run_batch(
+                alone, batch=batch, model=Model(client, MODEL), tools=Tools(), engine=engine
+            )
+
+    with ScriptedModel(answers_all) as server:
+        asyncio.run(main())
+    assert [question(body) for body in server.requests] == sorted(questions)
+
+
 def test_other_work_is_another_batch(engine: Engine) -> None:
     def opened(**more: Any) -> str:
         tasks = more.pop("tasks", tasks_of("one"))
