@@ -23,7 +23,7 @@ from agent_pipelines.errors import UserError
 from agent_pipelines.health import machinery, repair
 from agent_pipelines.health.evaluate import Recorded, look, record, recorded, tick
 from agent_pipelines.health.exporter.ageing import Bounds
-from agent_pipelines.health.exporter.server import build_app, listen, serve
+from agent_pipelines.health.exporter.server import build_app, serve
 from agent_pipelines.health.exporter.worker import Fleet, Look, Sample
 from agent_pipelines.health.machine import SUBJECT, Machinery, Memory
 from agent_pipelines.health.signal import Reading, Signal, State, cannot_tell
@@ -31,6 +31,7 @@ from agent_pipelines.health.signals import catalogue
 from agent_pipelines.health.view import View
 from agent_pipelines.indexing import changes, live
 from agent_pipelines.indexing.ledger import Ledger
+from agent_pipelines.listening import listen
 from agent_pipelines.loading import Loaded, load_assets
 from agent_pipelines.local import dagster_home
 from agent_pipelines.settings import Settings
@@ -73,7 +74,8 @@ def export(
         fleet.watch([everything, *(IndexSubject(index) for index in indexes)])
 
     everything = MachinerySubject(settings, assets.absolute(), interval=interval, loaded=watch)
-    with listen(host, port) as listener:
+    remedy = "name another with --host and --port"
+    with listen(host, port, who="the exporter", remedy=remedy) as listener:
         fleet.watch([everything])
         fleet.supervise()
         say(f"http://{host}:{port}/metrics, every {interval:g} s")

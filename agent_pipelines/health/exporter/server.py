@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from agent_pipelines.errors import UserError
 from agent_pipelines.health.exporter.ageing import Bounds
 from agent_pipelines.health.exporter.metrics import Readings
 from agent_pipelines.health.exporter.worker import Fleet
@@ -51,23 +50,6 @@ def build_app(fleet: Fleet, bounds: Bounds) -> Starlette:
             Route("/ready", ready, methods=["GET"]),
         ]
     )
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Take the port, before anything else is begun.
-
-    Raises:
-        UserError: nothing can listen there.
-    """
-    try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        )
-    except (OSError, OverflowError) as error:
-        raise UserError(
-            f"the exporter cannot listen on {host} port {port}: {error}",
-            remedy="name another with --host and --port",
-        ) from error
 
 
 def serve(app: Starlette, listener: socket.socket) -> None:
