@@ -292,9 +292,6 @@ def exporter(
     interval: Annotated[
         float, typer.Option(min=0.1, help="Seconds between two looks at a subject.")
     ] = 30.0,
-    audit_interval: Annotated[
-        float, typer.Option(min=1, help="Seconds between two audits, as they are scheduled.")
-    ] = 600.0,
     assets: Assets = None,
 ) -> None:
     """Watch every index and the machinery from outside of Dagster, for Prometheus."""
@@ -309,7 +306,6 @@ def exporter(
         host=host,
         port=port,
         interval=interval,
-        audit_interval=audit_interval,
     )
 
 

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from math import isfinite
 from pathlib import Path
 from threading import Event
@@ -28,9 +29,9 @@ from agent_pipelines.commands.exporter import IndexSubject
 from agent_pipelines.health import alerts
 from agent_pipelines.health.__main__ import ROOT
 from agent_pipelines.health.evaluate import audit
-from agent_pipelines.health.exporter.ageing import Bounds
 from agent_pipelines.health.exporter.server import build_app
 from agent_pipelines.health.exporter.worker import Fleet, Look
+from agent_pipelines.health.signal import Depth, may_be_old
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.live import commit
@@ -70,6 +71,9 @@ _ASKED = frozenset(
     re.findall(r"agent_pipelines_\w+", (ROOT / "deploy/alerts/rules.yaml").read_text())
 )
 
+#: What is said of it is no time that passes.
+_LIMIT = "agent_pipelines_reading_age_limit_seconds"
+
 _SAMPLE = re.compile(r"(?P<name>\w+)(?P<labels>\{.*\})? (?P<value>\S+)")
 
 
@@ -85,6 +89,9 @@ def heard(text: str, *, pace: float, index: str = "docs") -> str:
         value = float(sample["value"])
         if sample["name"].endswith("_seconds") and isfinite(value):
             value = round(value * pace / _TICK) * _TICK
+        if sample["name"] == _LIMIT:  # as it is, however much time is hurried
+            depth: Depth = "audit" if 'depth="audit"' in (sample["labels"] or "") else "tick"
+            value = may_be_old(depth, timedelta(seconds=_AUDIT)).total_seconds()
         labels = (sample["labels"] or "").replace(f'"{index}"', '"docs"')
         lines.append(f"{sample['name']}{labels} {value:g}")
     return "\n".join(lines)
@@ -107,6 +114,8 @@ def pass_scrapes(trace: Trace, number: int) -> None:
 
 class Component:
     """What the exporter opens an index by, of an index that a test has made."""
+
+    audit_every = timedelta(seconds=_AUDIT / _PACE)
 
     def __init__(self, name: str, now: Callable[[], Index]) -> None:
         self.name = name
@@ -134,7 +143,7 @@ def watched(
     """The exporter's own threads and endpoints over one index; the address of its /metrics."""
     every = _TICK / _PACE
     fleet = Fleet(interval=every, say=lambda _: None)
-    app = build_app(fleet, Bounds.of(tick_every=every, audit_every=_AUDIT / _PACE))
+    app = build_app(fleet, tick_every=every)
 
     class Exporter(LoopbackServer):
         def routes(self) -> list[Any]:
@@ -298,7 +307,7 @@ def of_dev(
     (port,) = ports.free(1)
     with processes.started(
         *("exporter", "--port", str(port)),
-        *("--interval", str(_TICK / _DEV_PACE), "--audit-interval", str(_AUDIT / _DEV_PACE)),
+        *("--interval", str(_TICK / _DEV_PACE)),
         state=dev.state,
         AGENT_PIPELINES_ASSETS=str(dev.folder / "assets"),
     ) as exporter:

@@ -22,7 +22,6 @@ from agent_pipelines.definitions import definitions_of
 from agent_pipelines.errors import UserError
 from agent_pipelines.health import machinery, repair
 from agent_pipelines.health.evaluate import Recorded, look, record, recorded, tick
-from agent_pipelines.health.exporter.ageing import Bounds
 from agent_pipelines.health.exporter.server import build_app, serve
 from agent_pipelines.health.exporter.worker import Fleet, Look, Sample
 from agent_pipelines.health.machine import SUBJECT, Machinery, Memory
@@ -56,7 +55,6 @@ def export(
     host: str,
     port: int,
     interval: float,
-    audit_interval: float,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
@@ -67,7 +65,6 @@ def export(
     def say(line: str) -> None:
         console.print(f"[dim]{datetime.now(UTC):%H:%M:%S}[/dim] {escape(line)}", soft_wrap=True)
 
-    bounds = Bounds.of(tick_every=interval, audit_every=audit_interval)
     fleet = Fleet(interval=interval, say=say)
 
     def watch(indexes: Sequence[IndexComponent]) -> None:
@@ -80,7 +77,7 @@ def export(
         fleet.supervise()
         say(f"http://{host}:{port}/metrics, every {interval:g} s")
         try:
-            serve(build_app(fleet, bounds), listener)
+            serve(build_app(fleet, tick_every=interval), listener)
         finally:
             if not fleet.stop(_PATIENCE):
                 # A call that hangs may hold what the interpreter's own end would wait for.
@@ -95,6 +92,11 @@ class IndexSubject:
         self.component = component
         self.name = component.name
         self.signals: Sequence[Signal] = catalogue()
+
+    @property
+    def audit_every(self) -> timedelta:
+        """As its YAML says."""
+        return self.component.audit_every
 
     def look(self) -> Look:
         signals = tick()
@@ -146,6 +148,7 @@ class MachinerySubject:
     """Everything that indexes depend on; it also keeps an eye on which indexes there are."""
 
     name = SUBJECT
+    audit_every = timedelta(0)
 
     def __init__(
         self,

@@ -255,7 +255,7 @@ class AgentComponent(dg.Component):
             View(index, committed=True) as view,
         ):
             evaluate(view, tick())
-        doubts = not_true(state.engine(), self._index.name)
+        doubts = not_true(state.engine(), self._index.name, audit_every=self._index.audit_every)
         return go_on(
             self.spec.on_stale_index,
             [(doubt.signal, doubt.state, doubt.reason) for doubt in doubts],

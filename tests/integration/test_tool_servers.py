@@ -14,7 +14,6 @@ from agent_pipelines.agents.tool_records import read_breakers
 from agent_pipelines.commands import tool_samples
 from agent_pipelines.commands.doctor import examine
 from agent_pipelines.definitions import definitions_of
-from agent_pipelines.health.exporter.ageing import Bounds
 from agent_pipelines.health.exporter.metrics import Readings
 from agent_pipelines.health.exporter.worker import Seen
 from agent_pipelines.loading import load_assets
@@ -74,7 +73,7 @@ class World:
         found = list(tool_samples.samples(self.state.engine(), agents))
         seen = Seen("machinery", (), born=0.0, ended=1e12, samples=found)
         registry = CollectorRegistry()
-        registry.register(Readings(lambda: [seen], lambda: 1, Bounds(90, 1200)))
+        registry.register(Readings(lambda: [seen], lambda: 1, tick_every=30))
         lines = generate_latest(registry).decode().splitlines()
         pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name.removeprefix("agent_pipelines_"): float(value) for name, _, value in pairs}

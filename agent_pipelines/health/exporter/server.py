@@ -22,10 +22,16 @@ from agent_pipelines.health.exporter.worker import Fleet
 _DRAIN_SECONDS = 2
 
 
-def build_app(fleet: Fleet, bounds: Bounds) -> Starlette:
-    """The application. Nothing in it waits for anything outside of this process."""
+def build_app(fleet: Fleet, *, tick_every: float) -> Starlette:
+    """The application. Nothing in it waits for anything outside of this process.
+
+    Args:
+        fleet: who looks.
+        tick_every: seconds between two looks at a subject.
+    """
     registry = CollectorRegistry()
-    registry.register(Readings(lambda: fleet.seen, lambda: fleet.sequence, bounds))
+    registry.register(Readings(lambda: fleet.seen, lambda: fleet.sequence, tick_every=tick_every))
+    patience = Bounds.of(tick_every=tick_every, audit_every=0).tick
 
     async def health(_request: Request) -> Response:
         if fleet.alive:
@@ -34,7 +40,7 @@ def build_app(fleet: Fleet, bounds: Bounds) -> Starlette:
 
     async def ready(_request: Request) -> Response:
         # One that hangs from the start is told as `cannot tell` by then, and keeps nobody waiting.
-        began = monotonic() - bounds.tick
+        began = monotonic() - patience
         waiting = [s.subject for s in fleet.seen if s.ended is None and s.born > began]
         if not waiting:
             return PlainTextResponse("ready\n")
