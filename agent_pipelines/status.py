@@ -101,7 +101,8 @@ class ToolServerStatus:
     """A tool server that agents use."""
 
     name: str
-    reachable: bool
+    reachable: bool | None
+    """None: nobody expects it to run now."""
     observed: str
     """Where it is and what it has, or why it cannot be asked."""
     agents: Sequence[ToolUse]
@@ -218,7 +219,7 @@ def tool_server_status(
         for name in used
     }
 
-    async def ask() -> list[tuple[bool, str]]:
+    async def ask() -> list[tuple[bool | None, str]]:
         return await asyncio.gather(*map(_reached, resources.values()))
 
     with engine.connect() as connection:
@@ -240,9 +241,11 @@ def tool_server_status(
     return found
 
 
-async def _reached(server: ToolServerResource) -> tuple[bool, str]:
+async def _reached(server: ToolServerResource) -> tuple[bool | None, str]:
     """Whether it gives its tools to whoever connects as agents do, and what it says."""
     try:
+        if server.serving_path() is None:
+            return None, "does not run now; a batch starts it"
         async with asyncio.timeout(_PATIENCE), server.session() as session:
             tools = await session.list_tools()
         return True, f"{server.endpoint()}, {len(tools)} tools"

@@ -35,6 +35,8 @@ from agent_pipelines.status import (
 from agent_pipelines.terminal import ago, counts, state_text, table, waiting
 from resources.state import StateResource
 
+_REACHED = {True: Text("yes", "green"), False: Text("NO", "bold red"), None: Text("–")}
+
 #: What `status` exits with for the worst state it found.
 _EXIT_CODES = {State.TRUE: 0, State.FALSE: 1, State.CANNOT_TELL: 2}
 
@@ -143,7 +145,7 @@ def _show_signals(console: Console, signals: Sequence[Recorded]) -> None:
 def _show_tool_servers(console: Console, servers: Sequence[ToolServerStatus]) -> None:
     rows: list[tuple[str | Text, ...]] = []
     for server in servers:
-        reached = Text("yes", "green") if server.reachable else Text("NO", "bold red")
+        reached = _REACHED[server.reachable]
         for first, use in zip([True, *[False] * len(server.agents)], server.agents, strict=False):
             rows.append(
                 (
