@@ -233,13 +233,12 @@ def batch(
     as_json: Json = False,
 ) -> None:
     """Let one agent work through its tasks."""
-    from agent_pipelines.agents.tasks import read_tasks
     from agent_pipelines.commands import jobs
 
     with _session(assets) as session:
         component = session.loaded.agent(agent)
         file = component.tasks_file(str(tasks) if tasks else None)
-        read_tasks(file)
+        jobs.check_tasks(file)
         jobs.check_surroundings(
             session, console, [component.spec.index] if component.spec.index else []
         )

@@ -6,19 +6,25 @@ here: producing them (`batch.py`).
 
 import hashlib
 import json
+import math
+import secrets
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, Row, delete, exists, func, insert, select, update
 
 from agent_pipelines.agents.citations import Citation
 from agent_pipelines.agents.loop import Answer
 from agent_pipelines.agents.spec import AgentSpec
-from agent_pipelines.agents.tasks import Task
+from agent_pipelines.agents.staging import stage, unstage
+from agent_pipelines.agents.tasks import Task, distinct
+from agent_pipelines.errors import UserError
 from agent_pipelines.state.engine import write
 from agent_pipelines.state.tables import answers, batches
+from agent_pipelines.state.tables import tasks as staged
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Batch:
     """A batch that may run. ``answered`` > 0: an earlier run of it was cut off."""
 
     batch_id: str
+    tasks: int
     snapshot: Snapshot | None
     false_signals: tuple[str, ...]
     answered: int
@@ -42,57 +49,106 @@ class Batch:
 def open_batch(
     engine: Engine,
     spec: AgentSpec,
-    tasks: Sequence[Task],
+    tasks: Iterable[Task],
     *,
     model: str,
     snapshot: Snapshot | None = None,
     false_signals: Sequence[str] = (),
+    partition: str = "",
+    source: object = "the source",
 ) -> Batch:
-    """The unfinished batch of this very work, or a new one.
+    """The unfinished batch of this very work, or a new one, with all of its tasks staged.
 
-    Its id follows from agent, model, tasks and snapshot, so that work which was cut off is found
-    again, and anything that changed starts afresh. One opener at a time: hold a lease on the agent.
+    Work is the same where agent, model, tasks, partition and snapshot are, so that what was cut off
+    is found again, and anything that changed starts afresh. One opener at a time: hold a lease on
+    the agent (or its partition). What one that died had staged is removed by the next.
+
+    Raises:
+        UserError: the tasks cannot be read, two have one id, or one lacks a field. Nothing stays.
     """
-    key = _key(spec, tasks, model, snapshot, false_signals)
+    _remove_unopened(engine, spec.name, partition)
+    batch_id = _new_id()
+    on = [snapshot.index, snapshot.sequence] if snapshot else None
     with write(engine) as connection:
-        same = connection.execute(
-            select(batches.c.batch_id, batches.c.state).where(
-                batches.c.agent == spec.name, batches.c.batch_id.startswith(f"{key}-")
+        connection.execute(
+            insert(batches).values(
+                batch_id=batch_id,
+                agent=spec.name,
+                state="opening",
+                partition=partition,
+                index_name=snapshot.index if snapshot else None,
+                sequence=snapshot.sequence if snapshot else None,
+                false_signals=list(false_signals),
+                started_at=datetime.now(UTC),
             )
-        ).all()
-        unfinished = [row.batch_id for row in same if row.state != "finished"]
-        if unfinished:
-            batch_id = unfinished[0]
-            connection.execute(
-                update(batches).where(batches.c.batch_id == batch_id).values(state="running")
-            )
-        else:
-            batch_id = f"{key}-{len(same) + 1}"
-            connection.execute(
-                insert(batches).values(
-                    batch_id=batch_id,
-                    agent=spec.name,
-                    state="running",
-                    index_name=snapshot.index if snapshot else None,
-                    sequence=snapshot.sequence if snapshot else None,
-                    false_signals=list(false_signals),
-                    started_at=datetime.now(UTC),
+        )
+    # How many run at once changes no answer.
+    agent = spec.model_dump(mode="json", exclude={"concurrency"})
+    head = [agent, model, on, sorted(false_signals), partition]
+    work = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    try:
+        count = stage(engine, batch_id, _complete(spec, distinct(tasks, source)), work)
+        with write(engine) as connection:
+            found = connection.execute(
+                select(batches.c.batch_id).where(
+                    batches.c.agent == spec.name,
+                    batches.c.work == work.hexdigest(),
+                    batches.c.state != "finished",
                 )
+            ).scalar()
+            opened: dict[str, Any] = {"state": "running"}
+            if found is None:
+                opened |= {"work": work.hexdigest(), "tasks": count}
+            connection.execute(
+                update(batches).where(batches.c.batch_id == (found or batch_id)).values(opened)
             )
-        answered = _count(connection, batch_id)
-    return Batch(batch_id, snapshot, tuple(false_signals), answered)
+            answered = _count(connection, found) if found else 0
+    except BaseException:
+        _remove(engine, batch_id)
+        raise
+    if found is not None:
+        _remove(engine, batch_id)
+    return Batch(found or batch_id, count, snapshot, tuple(false_signals), answered)
 
 
-def finish_batch(engine: Engine, batch_id: str, *, tasks: int) -> None:
+def unanswered(engine: Engine, batch_id: str, *, after: int, limit: int) -> Sequence[Task]:
+    """Tasks of a batch that have no answer: the first ``limit`` whose row comes after ``after``."""
+    answer = exists().where(
+        answers.c.batch_id == staged.c.batch_id, answers.c.task_id == staged.c.task_id
+    )
+    query = (
+        select(staged.c.task_id, staged.c.inputs, staged.c.ordinal)
+        .where(staged.c.batch_id == batch_id, staged.c.ordinal > after, ~answer)
+        .order_by(staged.c.ordinal)
+        .limit(limit)
+    )
+    with engine.connect() as connection:
+        return [Task(*row) for row in connection.execute(query)]
+
+
+def finish_batch(engine: Engine, batch_id: str) -> None:
     """Close a batch: rows in = rows out.
 
     Raises:
         RuntimeError: a task has no answer, which is a bug here; the batch stays unfinished.
     """
+    both = staged.join(
+        answers,
+        (answers.c.batch_id == staged.c.batch_id) & (answers.c.task_id == staged.c.task_id),
+    )
     with write(engine) as connection:
+        tasks = connection.execute(
+            select(batches.c.tasks).where(batches.c.batch_id == batch_id)
+        ).scalar_one()
+        paired = connection.execute(
+            select(func.count()).select_from(both).where(staged.c.batch_id == batch_id)
+        ).scalar_one()
         answered = _count(connection, batch_id)
-        if answered != tasks:
-            raise RuntimeError(f"batch {batch_id}: {tasks} tasks in, {answered} answers out")
+        if not tasks == paired == answered:
+            raise RuntimeError(
+                f"batch {batch_id}: {tasks} tasks in, {answered} answers out, {paired} of them to "
+                "these tasks"
+            )
         connection.execute(
             update(batches)
             .where(batches.c.batch_id == batch_id)
@@ -136,13 +192,6 @@ def record_answer(engine: Engine, batch: Batch, answer: Answer) -> None:
         )
 
 
-def answered_ids(engine: Engine, batch_id: str) -> set[str]:
-    """Tasks of a batch that have an answer, whatever its outcome."""
-    query = select(answers.c.task_id).where(answers.c.batch_id == batch_id)
-    with engine.connect() as connection:
-        return set(connection.execute(query).scalars())
-
-
 def outcomes(engine: Engine, batch_id: str) -> Counter[str]:
     """How many answers of a batch have which outcome."""
     query = (
@@ -159,41 +208,118 @@ def read_answers(engine: Engine, batch_id: str) -> Iterator[Answer]:
     query = select(answers).where(answers.c.batch_id == batch_id).order_by(answers.c.task_id)
     with engine.connect().execution_options(stream_results=True) as connection:
         for row in connection.execute(query):
-            yield Answer(
-                task_id=row.task_id,
-                outcome=row.outcome,
-                output=row.output,
-                citations=[Citation.from_json(citation) for citation in row.citations],
-                error=row.error,
-                turns=row.turns,
-                tool_calls=row.tool_calls,
-                prompt_tokens=row.prompt_tokens,
-                completion_tokens=row.completion_tokens,
-                seconds=row.seconds,
-                sequence=row.sequence,
-                false_signals=tuple(row.false_signals),
+            yield _answer(row)
+
+
+def rows(engine: Engine, batch_id: str) -> Iterator[tuple[Task, Answer]]:
+    """Tasks and their answers in the order of the source, one at a time.
+
+    Tasks that have no answer yet are left out; once a batch is finished there are none.
+    """
+    query = (
+        select(staged.c.inputs, staged.c.ordinal, answers)
+        .join_from(
+            staged,
+            answers,
+            (answers.c.batch_id == staged.c.batch_id) & (answers.c.task_id == staged.c.task_id),
+        )
+        .where(staged.c.batch_id == batch_id)
+        .order_by(staged.c.ordinal)
+    )
+    with engine.connect().execution_options(stream_results=True) as connection:
+        for row in connection.execute(query):
+            yield Task(row.task_id, row.inputs, row.ordinal), _answer(row)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What all answers of a batch come to."""
+
+    citations: int
+    citations_not_retrieved: int
+    labels: Counter[str]
+    """How many answers were given while a signal was not true, by signal."""
+
+
+def totals(engine: Engine, batch_id: str) -> Totals:
+    """Add up the answers of a batch, one at a time."""
+    query = select(answers.c.citations, answers.c.false_signals)
+    citations = not_retrieved = 0
+    labels: Counter[str] = Counter()
+    with engine.connect().execution_options(stream_results=True) as connection:
+        for cited, false_signals in connection.execute(query.where(answers.c.batch_id == batch_id)):
+            found = [Citation.from_json(citation) for citation in cited]
+            citations += len(found)
+            not_retrieved += sum(not citation.retrieved for citation in found)
+            labels.update(false_signals)
+    return Totals(citations, not_retrieved, labels)
+
+
+def latency(engine: Engine, batch_id: str, quantile: float) -> float:
+    """Seconds that this share of the answers of a batch took at most; 0 where there are none."""
+    with engine.connect() as connection:
+        rank = math.ceil(quantile * _count(connection, batch_id)) - 1
+        query = (
+            select(answers.c.seconds)
+            .where(answers.c.batch_id == batch_id)
+            .order_by(answers.c.seconds)
+            .offset(max(0, rank))
+            .limit(1)
+        )
+        return connection.execute(query).scalar() or 0.0
+
+
+def _answer(row: Row[Any]) -> Answer:
+    return Answer(
+        task_id=row.task_id,
+        outcome=row.outcome,
+        output=row.output,
+        citations=[Citation.from_json(citation) for citation in row.citations],
+        error=row.error,
+        turns=row.turns,
+        tool_calls=row.tool_calls,
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        seconds=row.seconds,
+        sequence=row.sequence,
+        false_signals=tuple(row.false_signals),
+    )
+
+
+def _complete(spec: AgentSpec, tasks: Iterable[Task]) -> Iterator[Task]:
+    """The tasks, each with the fields that the agent needs."""
+    for task in tasks:
+        if missing := spec.task_fields - set(task.inputs):
+            raise UserError(
+                f"task {task.task_id!r} has no field {', '.join(sorted(missing))}, which "
+                f"bound_arguments of agent {spec.name!r} stand for",
+                remedy="add it to the task, or take it out of bound_arguments",
             )
+        yield task
+
+
+def _new_id() -> str:
+    """One that sorts by time, and that a person can type."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+
+
+def _remove_unopened(engine: Engine, agent: str, partition: str) -> None:
+    """Remove what was cut off while its tasks were staged: it was never opened."""
+    query = select(batches.c.batch_id).where(
+        batches.c.agent == agent, batches.c.partition == partition, batches.c.state == "opening"
+    )
+    with engine.connect() as connection:
+        found = connection.execute(query).scalars().all()
+    for batch_id in found:
+        _remove(engine, batch_id)
+
+
+def _remove(engine: Engine, batch_id: str) -> None:
+    unstage(engine, batch_id)
+    with write(engine) as connection:
+        connection.execute(delete(batches).where(batches.c.batch_id == batch_id))
 
 
 def _count(connection: Connection, batch_id: str) -> int:
     query = select(func.count()).select_from(answers).where(answers.c.batch_id == batch_id)
     return connection.execute(query).scalar_one()
-
-
-def _key(
-    spec: AgentSpec,
-    tasks: Sequence[Task],
-    model: str,
-    snapshot: Snapshot | None,
-    false_signals: Sequence[str],
-) -> str:
-    digest = hashlib.sha256()
-    on = [snapshot.index, snapshot.sequence] if snapshot else None
-    # How many run at once changes no answer.
-    agent = spec.model_dump(mode="json", exclude={"concurrency"})
-    head = [agent, model, on, sorted(false_signals)]
-    digest.update(json.dumps(head, sort_keys=True).encode())
-    for task in tasks:
-        row = json.dumps([task.task_id, task.inputs], sort_keys=True)
-        digest.update(row.encode() + b"\n")
-    return digest.hexdigest()[:24]

@@ -6,11 +6,10 @@ conversation (`loop.py`), or whether the batch may start (`admission.py`).
 
 import asyncio
 import logging
-import math
 import time
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,9 +23,11 @@ from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import Toolbox, ToolSession
 from agent_pipelines.agents.watch import IndexTurnedFalseError, Watch
-from agent_pipelines.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+#: Tasks read together: what a batch holds of them in memory, however many it has.
+_PAGE = 256
 
 #: Called after every answer with (done, total, outcome counts).
 Progress = Callable[[int, int, Mapping[str, int]], None]
@@ -60,7 +61,6 @@ class BatchReport:
 
 async def run_batch(
     spec: AgentSpec,
-    tasks: Sequence[Task],
     *,
     batch: Batch,
     model: Model,
@@ -77,7 +77,7 @@ async def run_batch(
     With a ``watch`` no answer is written without the index having been looked at shortly before.
 
     Raises:
-        UserError: the agent's tools do not fit its tool server, or a task lacks a field.
+        UserError: the agent's tools do not fit its tool server.
         IndexTurnedFalseError: the watch says that the batch must not go on. What is answered
             stays, and the rest can be resumed.
         ToolTransportError: the tool server does not answer at the start.
@@ -86,16 +86,15 @@ async def run_batch(
     prompt_tokens = completion_tokens = 0
     stopped: str | None = None
     try:
-        _check_fields(spec, tasks)
         toolbox = await Toolbox.open(spec, tools)
-        finished = await asyncio.to_thread(answers.answered_ids, engine, batch.batch_id)
         counts = await asyncio.to_thread(answers.outcomes, engine, batch.batch_id)
+        resumed = counts.total()
         journal = Journal(engine, batch.batch_id)
-        waiting = iter([task for task in tasks if task.task_id not in finished])
+        waiting = _Waiting(engine, batch.batch_id)
 
         async def work() -> None:
             nonlocal prompt_tokens, completion_tokens
-            for task in waiting:
+            while task := await waiting.next():
                 answer = await _answer(spec, task, model=model, toolbox=toolbox, journal=journal)
                 if watch is not None:
                     admission = await watch.latest()
@@ -106,7 +105,7 @@ async def run_batch(
                 counts[answer.outcome] += 1
                 prompt_tokens += answer.prompt_tokens
                 completion_tokens += answer.completion_tokens
-                progress(counts.total(), len(tasks), dict(counts))
+                progress(counts.total(), batch.tasks, dict(counts))
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -116,26 +115,29 @@ async def run_batch(
             stopped = str(cut_off.exceptions[0])
         if stopped is not None:
             # Outside, for it is one error for people and no group of them.
-            raise await _turned_false(spec, batch, tasks, engine, stopped)
-        await asyncio.to_thread(answers.finish_batch, engine, batch.batch_id, tasks=len(tasks))
+            raise await _turned_false(spec, batch, engine, stopped)
+        await asyncio.to_thread(answers.finish_batch, engine, batch.batch_id)
     except BaseException:
         # Ctrl-C included. After kill -9 the row stays `running`, which opens again just the same.
         answers.stop_batch(engine, batch.batch_id)
         raise
     seconds = time.perf_counter() - started
-    whole = await asyncio.to_thread(_Whole.of, engine, batch.batch_id)
+    whole = await asyncio.to_thread(answers.totals, engine, batch.batch_id)
+    p50, p95 = [
+        await asyncio.to_thread(answers.latency, engine, batch.batch_id, q) for q in (0.50, 0.95)
+    ]
     return BatchReport(
         batch_id=batch.batch_id,
-        tasks=len(tasks),
-        resumed=len(finished),
+        tasks=batch.tasks,
+        resumed=resumed,
         outcomes=counts,
         citations=whole.citations,
         citations_not_retrieved=whole.citations_not_retrieved,
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         seconds=seconds,
-        latency_p50=whole.latency(0.50),
-        latency_p95=whole.latency(0.95),
+        latency_p50=p50,
+        latency_p95=p95,
         labels=whole.labels,
     )
 
@@ -144,26 +146,41 @@ class _Stopped(Exception):
     """Ends every task of the batch where it is; the journal has what was finished."""
 
 
+class _Waiting:
+    """Tasks that have no answer yet, for several workers at once; a page of them in memory."""
+
+    def __init__(self, engine: Engine, batch_id: str) -> None:
+        self._engine = engine
+        self._batch_id = batch_id
+        self._page: deque[Task] = deque()
+        self._after = 0
+        self._turn = asyncio.Lock()
+
+    async def next(self) -> Task | None:
+        """One that nobody was given before; None once there is no other."""
+        async with self._turn:
+            if not self._page:
+                self._page.extend(await asyncio.to_thread(self._read))
+            if not self._page:
+                return None
+            task = self._page.popleft()
+            self._after = task.row or 0
+            return task
+
+    def _read(self) -> Sequence[Task]:
+        return answers.unanswered(self._engine, self._batch_id, after=self._after, limit=_PAGE)
+
+
 async def _turned_false(
-    spec: AgentSpec, batch: Batch, tasks: Sequence[Task], engine: Engine, reason: str
+    spec: AgentSpec, batch: Batch, engine: Engine, reason: str
 ) -> IndexTurnedFalseError:
-    answered = await asyncio.to_thread(answers.answered_ids, engine, batch.batch_id)
+    answered = (await asyncio.to_thread(answers.outcomes, engine, batch.batch_id)).total()
     return IndexTurnedFalseError(
-        f"agent {spec.name} stopped after {len(answered)} of {len(tasks)} tasks, because index "
+        f"agent {spec.name} stopped after {answered} of {batch.tasks} tasks, because index "
         f"{spec.index} is not true any more: {reason}",
         remedy="see `agent-pipelines status`; started again on the same snapshot, the batch "
         "continues where it was, and on another one it begins anew",
     )
-
-
-def _check_fields(spec: AgentSpec, tasks: Sequence[Task]) -> None:
-    for task in tasks:
-        if missing := spec.task_fields - set(task.inputs):
-            raise UserError(
-                f"task {task.task_id!r} has no field {', '.join(sorted(missing))}, which "
-                f"bound_arguments of agent {spec.name!r} stand for",
-                remedy="add it to the task, or take it out of bound_arguments",
-            )
 
 
 async def _answer(
@@ -185,28 +202,3 @@ async def _answer(
     except Exception as error:  # a row never sinks the batch, not even by a bug of ours
         logger.exception("task %s failed unexpectedly", task.task_id)
         return Answer(task.task_id, "model", error=f"unexpected {type(error).__name__}: {error}")
-
-
-@dataclass
-class _Whole:
-    """All answers of a batch, earlier runs included."""
-
-    citations: int = 0
-    citations_not_retrieved: int = 0
-    latencies: list[float] = field(default_factory=list)
-    labels: Counter[str] = field(default_factory=Counter)
-
-    @classmethod
-    def of(cls, engine: Engine, batch_id: str) -> "_Whole":
-        whole = cls()
-        for answer in answers.read_answers(engine, batch_id):
-            whole.citations += len(answer.citations)
-            whole.citations_not_retrieved += sum(not c.retrieved for c in answer.citations)
-            whole.latencies.append(answer.seconds)
-            whole.labels.update(answer.false_signals)
-        whole.latencies.sort()
-        return whole
-
-    def latency(self, quantile: float) -> float:
-        rank = math.ceil(quantile * len(self.latencies)) - 1
-        return self.latencies[max(0, rank)]

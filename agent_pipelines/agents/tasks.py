@@ -6,14 +6,19 @@ one, or where its answer goes.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agent_pipelines.errors import UserError
 
 _ID_CHARACTERS = 255
+
+#: Ids that are named where more are there twice.
+_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,13 @@ class Task:
 
     task_id: str
     inputs: Mapping[str, Any]
+    row: int | None = field(default=None, compare=False)
+    """Where it stands in its source: the line or row, from 1."""
+
+    @property
+    def canonical(self) -> bytes:
+        """The same bytes for the same task."""
+        return json.dumps([self.task_id, self.inputs], sort_keys=True).encode()
 
     @property
     def prompt(self) -> str:
@@ -31,7 +43,7 @@ class Task:
         return json.dumps(self.inputs, ensure_ascii=False)
 
 
-def task_from(row: Any) -> Task:
+def task_from(row: Any, number: int | None = None) -> Task:
     """A task from one row; without ``task_id`` its id follows from its content.
 
     Raises:
@@ -43,53 +55,80 @@ def task_from(row: Any) -> Task:
         raise ValueError("it is not a JSON object with an input field")
     if "task_id" not in row:
         canonical = json.dumps(inputs, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        return Task(hashlib.sha256(canonical.encode()).hexdigest()[:16], inputs)
+        return Task(hashlib.sha256(canonical.encode()).hexdigest()[:16], inputs, number)
     given = row["task_id"]
     usable = isinstance(given, str | int) and not isinstance(given, bool)
     if not usable or not 0 < len(str(given)) <= _ID_CHARACTERS:
         raise ValueError(
             f"task_id must be a number or a text of 1 to {_ID_CHARACTERS} characters, not {given!r}"
         )
-    return Task(str(given), inputs)
+    return Task(str(given), inputs, number)
 
 
-def read_tasks(path: Path) -> Sequence[Task]:
-    """The tasks of a JSONL file, in its order.
+def read_tasks(path: Path) -> Iterator[Task]:
+    """The tasks of a JSONL file, one after the other, in its order.
 
     Raises:
-        UserError: the file cannot be read, a line is no task, or two tasks have one id.
+        UserError: while iterating; the file cannot be read, a line is no task, or there is none.
     """
-    lines: dict[str, list[int]] = {}
-    tasks: list[Task] = []
+    empty = True
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
         try:
-            task = task_from(json.loads(line))
+            yield task_from(json.loads(line), number)
         except ValueError as error:
             raise UserError(
                 f"{path}, line {number} is not a task: {error}",
                 remedy='write one JSON object per line, such as {"question": "…"}',
             ) from error
-        tasks.append(task)
-        lines.setdefault(task.task_id, []).append(number)
-    if not tasks:
+        empty = False
+    if empty:
         raise UserError(
             f"{path} holds no task", remedy='write one JSON object per line: {"question": "…"}'
         )
-    twice = {task_id: found for task_id, found in lines.items() if len(found) > 1}
-    if twice:
-        named = "; ".join(f"{key} on lines {', '.join(map(str, at))}" for key, at in twice.items())
+
+
+def distinct(tasks: Iterable[Task], source: object = "the source") -> Iterator[Task]:
+    """The tasks as they come; at their end, an error if two of them have one id.
+
+    Ids are kept in a file that is gone with this process, so that memory stays as it is.
+
+    Raises:
+        UserError: at the end; it names the ids and where in the source they stand.
+    """
+    with closing(sqlite3.connect("", check_same_thread=False)) as seen:
+        seen.execute("CREATE TABLE seen (task_id TEXT NOT NULL, row INTEGER NOT NULL)")
+        for number, task in enumerate(tasks, start=1):
+            seen.execute("INSERT INTO seen VALUES (?, ?)", (task.task_id, task.row or number))
+            yield task
+        twice = seen.execute(
+            "SELECT task_id, group_concat(row, ', ') FROM (SELECT * FROM seen ORDER BY row) "
+            "GROUP BY task_id HAVING count(*) > 1 ORDER BY min(row)"
+        )
+        found = twice.fetchmany(_NAMED)
+        more = len(twice.fetchall())
+    if found:
+        named = "; ".join(f"{task_id} on lines {rows}" for task_id, rows in found)
         raise UserError(
-            f"{path} holds tasks twice: {named}",
+            f"{source} holds tasks twice: {named}" + (f"; and {more} more" if more else ""),
             remedy="remove the repeated lines, or give each its own task_id",
         )
-    return tasks
 
 
-def _lines(path: Path) -> Sequence[str]:
+def digest(tasks: Iterable[Task]) -> tuple[int, str]:
+    """How many tasks there are, and what changes whenever one of them does."""
+    found, count = hashlib.sha256(), 0
+    for number, task in enumerate(tasks, start=1):
+        found.update(task.canonical + b"\n")
+        count = number
+    return count, found.hexdigest()
+
+
+def _lines(path: Path) -> Iterator[str]:
     try:
-        return path.read_text(encoding="utf-8").split("\n")
+        with path.open(encoding="utf-8", newline="\n") as file:
+            yield from file
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"the tasks file {path} cannot be read: {error}",

@@ -7,11 +7,12 @@ a result reads (`results.py`).
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from agent_pipelines.agents.tasks import read_tasks
+from agent_pipelines.agents.tasks import digest, distinct, read_tasks
 from agent_pipelines.commands.results import Result
 from agent_pipelines.errors import UserError
 from agent_pipelines.session import Session
@@ -37,8 +38,18 @@ def check_inputs(session: Session, console: Console) -> None:
     for component in loaded.indexes.values():
         component.source.check()
     for agent in loaded.agents.values():
-        read_tasks(agent.tasks_file())
+        check_tasks(agent.tasks_file())
     check_surroundings(session, console, loaded.indexes)
+
+
+def check_tasks(file: Path) -> int:
+    """Look at every task before anything is started, and say how many there are.
+
+    Raises:
+        UserError: they cannot be read, or two of them have one id.
+    """
+    count, _ = digest(distinct(read_tasks(file), file))
+    return count
 
 
 def check_surroundings(session: Session, console: Console, names: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
 """What in the state database has become too old: deleted by age, and never what anything refers to.
 
-Belongs here: which rows may go, in transactions that keep nobody waiting. Does not belong here: how
-long they are kept (`settings.py`), when this runs, or Dagster's own records (`components/`).
+Belongs here: which rows may go. Does not belong here: deleting them (`deletion.py`), how long they
+are kept (`settings.py`), when this runs, or Dagster's own records (`components/`).
 
 Not here because they do not grow with time: the ledger and `source_changes` (as large as the
 source), `listings`, `leases` and `generations` (a row per index and spec), `tool_calls` and
@@ -15,9 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Engine,
     Select,
-    Table,
     and_,
-    delete,
     exists,
     func,
     or_,
@@ -26,7 +24,8 @@ from sqlalchemy import (
 )
 
 from agent_pipelines.settings import Retention
-from agent_pipelines.state.engine import read, write
+from agent_pipelines.state.deletion import delete_where
+from agent_pipelines.state.engine import read
 from agent_pipelines.state.tables import (
     answers,
     batches,
@@ -34,11 +33,9 @@ from agent_pipelines.state.tables import (
     messages,
     signals,
     snapshots,
+    tasks,
     tombstones,
 )
-
-#: Rows of one transaction.
-_SLICE = 1_000
 
 
 def expire(engine: Engine, keep: Retention, *, now: datetime) -> dict[str, int]:
@@ -56,17 +53,17 @@ def expire(engine: Engine, keep: Retention, *, now: datetime) -> dict[str, int]:
 
     # A batch's own row goes last: by it everything else of the batch is found.
     journals = max(before(keep.journals_days), before(keep.answers_days))
+    ended = _ended(before(keep.answers_days), now)
     return {
-        "messages": _delete(engine, messages, messages.c.batch_id.in_(_ended(journals, now))),
-        "answers": _delete(
-            engine, answers, answers.c.batch_id.in_(_ended(before(keep.answers_days), now))
-        ),
-        "batches": _delete(
-            engine, batches, batches.c.batch_id.in_(_ended(before(keep.answers_days), now))
-        ),
-        "snapshots": _delete(engine, snapshots, _forgotten(before(keep.snapshots_days))),
+        "messages": delete_where(engine, messages, messages.c.batch_id.in_(_ended(journals, now))),
+        "answers": delete_where(engine, answers, answers.c.batch_id.in_(ended)),
+        "tasks": delete_where(engine, tasks, tasks.c.batch_id.in_(ended)),
+        "batches": delete_where(engine, batches, batches.c.batch_id.in_(ended)),
+        "snapshots": delete_where(engine, snapshots, _forgotten(before(keep.snapshots_days))),
         "tombstones": _expire_tombstones(engine, before(keep.tombstones_days)),
-        "signals": _delete(engine, signals, signals.c.evaluated_at < before(keep.signals_days)),
+        "signals": delete_where(
+            engine, signals, signals.c.evaluated_at < before(keep.signals_days)
+        ),
     }
 
 
@@ -74,14 +71,18 @@ def _ended(before: datetime, now: datetime) -> Select[tuple[str]]:
     """Ids of batches that ended before then.
 
     One that was cut off has ended only when it cannot be continued any more: nobody is at it, and
-    its index has a newer snapshot, with which the same work is another batch.
+    its tasks were not all staged, or its index has a newer snapshot, with which the same work is
+    another batch.
     """
     row, newer = batches.c, snapshots.c
     superseded = exists().where(newer.index_name == row.index_name, newer.sequence > row.sequence)
-    held = exists().where(leases.c.name == "agent " + row.agent, leases.c.expires_at > now)
+    # The lease of an agent, or of its part: `agent triage 2-of-4`.
+    lease = func.trim("agent " + row.agent + " " + row.partition)
+    held = exists().where(leases.c.name == lease, leases.c.expires_at > now)
+    lost = or_(superseded, row.state == "opening")
     return select(row.batch_id).where(
         func.coalesce(row.finished_at, row.started_at) < before,
-        or_(row.state == "finished", and_(superseded, ~held)),
+        or_(row.state == "finished", and_(lost, ~held)),
     )
 
 
@@ -116,22 +117,10 @@ def _expire_tombstones(engine: Engine, before: datetime) -> int:
         )
     row = tombstones.c
     return sum(
-        _delete(
+        delete_where(
             engine,
             tombstones,
             and_(row.index_name == index, row.retired_at < min(before, began.get(index, before))),
         )
         for index in indexes
     )
-
-
-def _delete(engine: Engine, table: Table, condition: ColumnElement[bool]) -> int:
-    key = list(table.primary_key)
-    some = select(*key).where(condition).limit(_SLICE)
-    deleted = 0
-    while True:
-        with write(engine) as connection:
-            count = connection.execute(delete(table).where(tuple_(*key).in_(some))).rowcount
-        deleted += count
-        if count < _SLICE:
-            return deleted

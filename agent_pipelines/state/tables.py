@@ -241,14 +241,34 @@ batches = Table(
     metadata,
     Column("batch_id", String(64), primary_key=True),
     Column("agent", String(200), nullable=False, index=True),
-    # running, finished, stopped
+    # opening: its tasks are being staged; running, finished, stopped
     Column("state", String(16), nullable=False),
+    # a digest of what it is to do, by which it is found again; empty while it is opening
+    Column("work", String(64)),
+    # how many; empty while it is opening
+    Column("tasks", BigInteger),
+    # which part of the agent's tasks, such as 2-of-4; empty for all of them
+    Column("partition", String(32), nullable=False, server_default=""),
+    # the batch whose failed rows it answers anew
+    Column("rerun_of", String(64)),
     Column("index_name", String(200)),
     Column("sequence", BigInteger),
     # names of the signals that were false when it started, under the `label` policy
     Column("false_signals", JSON, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
+)
+
+#: What a batch is to answer, staged when it is opened; the source may change, its batch does not.
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("batch_id", String(64), primary_key=True),
+    # where it stands in its source: line or row, from 1; there may be gaps
+    Column("ordinal", BigInteger, primary_key=True),
+    Column("task_id", String(255), nullable=False),
+    Column("inputs", JSON, nullable=False),
+    Index(None, "batch_id", "task_id"),
 )
 
 #: One answer per task of a batch.

@@ -107,12 +107,18 @@ def snapshot(sequence: int, at: datetime, index: str = "docs") -> dict[str, Any]
 
 
 def batch(
-    name: str, sequence: int, at: datetime, state: str = "finished", agent: str = "helper"
+    name: str,
+    sequence: int,
+    at: datetime,
+    state: str = "finished",
+    agent: str = "helper",
+    partition: str = "",
 ) -> dict[str, Any]:
     return {
         "batch_id": name,
         "agent": agent,
         "state": state,
+        "partition": partition,
         "index_name": "docs",
         "sequence": sequence,
         "false_signals": [],
@@ -136,6 +142,15 @@ def answer(name: str, task: str, sequence: int, at: datetime) -> dict[str, Any]:
         "index_name": "docs",
         "sequence": sequence,
         "finished_at": at,
+    }
+
+
+def task(name: str, number: int) -> dict[str, Any]:
+    return {
+        "batch_id": name,
+        "ordinal": number,
+        "task_id": f"t{number}",
+        "inputs": {"question": "?"},
     }
 
 
@@ -181,6 +196,7 @@ def a_day(engine: Engine, day: int) -> None:
     add(engine, tables.snapshots, *commits)
     add(engine, tables.batches, batch(name, first + 47, at))
     tasks = [f"t{n}" for n in range(20)]
+    add(engine, tables.tasks, *(task(name, n) for n in range(20)))
     add(engine, tables.answers, *(answer(name, task, first + 47, at) for task in tasks))
     add(
         engine,
@@ -200,7 +216,7 @@ def test_a_month_of_state_is_bounded(engine: Engine, tmp_path: Path) -> None:
         sizes.append(sum(file.stat().st_size for file in tmp_path.glob("state.db*")))
     assert counts[29] == counts[20] == counts[15]
     assert counts[29]["messages"] == 3 * 60, "three days of journals"
-    assert counts[29]["answers"] == counts[29]["batches"] * 20 == 10 * 20
+    assert counts[29]["answers"] == counts[29]["tasks"] == counts[29]["batches"] * 20 == 10 * 20
     # Five days of all of them, and before that those that answers were based on.
     assert counts[29]["snapshots"] == pytest.approx(5 * 48 + 5, abs=2)
     assert counts[29]["tombstones"] == 10 * 1_100
@@ -219,15 +235,21 @@ def test_what_is_still_needed_stays_however_old_it_is(engine: Engine) -> None:
         batch("continuable", 4, old, "stopped"),
         batch("superseded", 2, old, "running", agent="dead"),
         batch("at work", 2, later, "running", agent="alive"),
+        batch("half staged", 4, old, "opening", agent="dead"),
+        batch("at work on a part", 4, old, "opening", agent="split", partition="2-of-4"),
     )
-    names = ("finished", "continuable", "superseded", "at work")
+    names = (
+        *("finished", "continuable", "superseded", "at work"),
+        *("half staged", "at work on a part"),
+    )
     add(engine, tables.messages, *(message(name, "t", 0, old) for name in names))
+    add(engine, tables.tasks, *(task(name, 1) for name in names))
     add(engine, tables.answers, answer("at work", "t", 3, later))
     # What went before the oldest batch that is kept began is not cited by any.
     add(engine, tables.tombstones, tombstone("before", old - timedelta(days=1)))
     add(engine, tables.tombstones, tombstone("while it ran", later))
     add(engine, tables.signals, reading("gone", old), reading("docs", now - timedelta(days=1)))
-    with leases.hold(engine, "agent alive"):
+    with leases.hold(engine, "agent alive"), leases.hold(engine, "agent split 2-of-4"):
         deleted = expire(engine, KEEP, now=now)
 
     def left(*columns: Any) -> set[Any]:
@@ -235,8 +257,9 @@ def test_what_is_still_needed_stays_however_old_it_is(engine: Engine) -> None:
             rows = connection.execute(select(*columns)).all()
         return {tuple(row) if len(row) > 1 else row[0] for row in rows}
 
-    kept = {"continuable", "at work"}
+    kept = {"continuable", "at work", "at work on a part"}
     assert left(tables.batches.c.batch_id) == left(tables.messages.c.batch_id) == kept
+    assert left(tables.tasks.c.batch_id) == kept
     row = tables.snapshots.c
     assert left(row.index_name, row.sequence) == {
         ("docs", 2),  # which a batch at work began on
@@ -246,7 +269,7 @@ def test_what_is_still_needed_stays_however_old_it_is(engine: Engine) -> None:
     }
     assert left(tables.tombstones.c.chunk_id) == {"while it ran"}
     assert left(tables.signals.c.subject) == {"docs"}
-    assert deleted["messages"] == 2
+    assert deleted["messages"] == 3
 
 
 @pytest.mark.parametrize("days", ["", "0", "-1", "many", "nan"])

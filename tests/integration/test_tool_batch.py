@@ -47,7 +47,6 @@ def test_an_outage_costs_its_rows_and_no_others(tmp_path: Path) -> None:
         ):
             return await run_batch(
                 SPEC,
-                tasks,
                 batch=batch,
                 model=Model(client, MODEL),
                 tools=tools,

@@ -105,7 +105,6 @@ def replay(folder: Path) -> Replayed:
             reports = [
                 await run_batch(
                     spec,
-                    rows,
                     batch=open_batch(engine, spec, rows, model=MODEL),
                     model=Model(client, MODEL),
                     tools=tools,

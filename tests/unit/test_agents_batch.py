@@ -22,10 +22,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from agent_pipelines.agents import answers
 from agent_pipelines.agents.answers import Batch, Snapshot, open_batch, read_answers
 from agent_pipelines.agents.batch import BatchReport, run_batch
+from agent_pipelines.agents.loop import Answer
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import ToolInfo, ToolResult, ToolTransportError
+from agent_pipelines.errors import UserError
 from agent_pipelines.state import tables
 from tests.processes import until
 from tests.scripted_model import MODEL, ScriptedModel, Turn, says
@@ -100,7 +102,6 @@ async def run(
     async with openai.AsyncOpenAI(base_url=base_url, api_key="x", max_retries=0) as client:
         report = await run_batch(
             SPEC,
-            tasks,
             batch=batch,
             model=Model(client, MODEL),
             tools=tools or Tools(),
@@ -170,6 +171,56 @@ def test_a_batch_that_is_done_is_not_continued_but_begun_again(engine: Engine) -
         second, report = asyncio.run(run(engine, tasks, server.base_url))
     assert first.batch_id != second.batch_id
     assert report.resumed == 0
+
+
+def test_what_is_found_again_is_staged_once(engine: Engine) -> None:
+    first = open_batch(engine, SPEC, tasks_of("one", "two"), model=MODEL)
+    again = open_batch(engine, SPEC, tasks_of("one", "two"), model=MODEL)
+    assert again == first
+    assert (_count(engine, tables.tasks), _count(engine, tables.batches)) == (2, 1)
+
+
+def test_tasks_that_cannot_be_staged_to_the_end_leave_nothing(engine: Engine) -> None:
+    def failing() -> Iterator[Task]:
+        yield from tasks_of(*(f"q{n}" for n in range(2_000)))
+        raise UserError("the source is gone", remedy="")
+
+    with pytest.raises(UserError, match="is gone"):
+        open_batch(engine, SPEC, failing(), model=MODEL)
+    with pytest.raises(UserError, match="t0 on lines 1, 3"):
+        open_batch(engine, SPEC, [*tasks_of("a", "b"), *tasks_of("c")], model=MODEL)
+    binding = SPEC.model_copy(update={"bound_arguments": {"search": {"query": "{topic}"}}})
+    with pytest.raises(UserError, match="task 't0' has no field topic"):
+        open_batch(engine, binding, tasks_of("a"), model=MODEL)
+    assert (_count(engine, tables.tasks), _count(engine, tables.batches)) == (0, 0)
+
+
+def test_what_was_cut_off_while_it_was_staged_is_removed(engine: Engine) -> None:
+    class Killed(BaseException):
+        """Stands for kill -9: nothing is tidied up after it."""
+
+    def dying() -> Iterator[Task]:
+        yield from tasks_of(*(f"q{n}" for n in range(2_000)))
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers, "_remove", lambda *_: None)
+        with pytest.raises(Killed):
+            open_batch(engine, SPEC, dying(), model=MODEL)
+    assert _count(engine, tables.tasks) == 2_000
+    batch = open_batch(engine, SPEC, tasks_of("one"), model=MODEL)
+    assert (batch.tasks, batch.answered) == (1, 0)
+    assert (_count(engine, tables.tasks), _count(engine, tables.batches)) == (1, 1)
+
+
+def test_tasks_are_read_page_by_page_in_the_order_of_their_source(engine: Engine) -> None:
+    tasks = [Task(f"t{row}", {"question": "q"}, row) for row in (2, 3, 5, 8)]
+    batch = open_batch(engine, SPEC, tasks, model=MODEL)
+    answers.record_answer(engine, batch, Answer("t3", "ok"))
+    first = answers.unanswered(engine, batch.batch_id, after=0, limit=2)
+    assert [(task.row, task.task_id) for task in first] == [(2, "t2"), (5, "t5")]
+    (last,) = answers.unanswered(engine, batch.batch_id, after=5, limit=2)
+    assert last.task_id == "t8"
 
 
 def test_other_work_is_another_batch(engine: Engine) -> None:
@@ -271,7 +322,7 @@ def test_the_state_database_failing_stops_the_batch(engine: Engine) -> None:
 def test_a_missing_answer_is_never_passed_over(engine: Engine) -> None:
     batch = open_batch(engine, SPEC, tasks_of("one"), model=MODEL)
     with pytest.raises(RuntimeError, match="1 tasks in, 0 answers out"):
-        answers.finish_batch(engine, batch.batch_id, tasks=1)
+        answers.finish_batch(engine, batch.batch_id)
     assert state_of(engine, batch.batch_id) == "running"
 
 

@@ -17,7 +17,7 @@ from agent_pipelines.agents.schemas import (
     without,
 )
 from agent_pipelines.agents.spec import AgentSpec
-from agent_pipelines.agents.tasks import read_tasks
+from agent_pipelines.agents.tasks import Task, distinct, read_tasks
 from agent_pipelines.agents.tools import ToolResult
 from agent_pipelines.errors import UserError
 
@@ -28,6 +28,10 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
+def tasks_in(path: Path) -> list[Task]:
+    return list(distinct(read_tasks(path), path))
+
+
 class TestTasks:
     def test_ids_are_explicit_or_follow_from_the_content(self, tmp_path: Path) -> None:
         path = written(
@@ -35,11 +39,11 @@ class TestTasks:
             '{"task_id": "a", "question": "one?"}\n\n{"question": "two?"}\n{"x": 1, "y": 2}\n',
         )
         again = written(tmp_path / "..", '{"y": 2, "x": 1}\n')
-        explicit, question, fields = read_tasks(path)
+        explicit, question, fields = tasks_in(path)
         assert explicit.task_id == "a"
         assert explicit.prompt == "one?"
         assert question.prompt == "two?"
-        assert read_tasks(again)[0].task_id == fields.task_id != question.task_id
+        assert tasks_in(again)[0].task_id == fields.task_id != question.task_id
         assert fields.prompt == '{"x": 1, "y": 2}'
 
     def test_duplicates_are_named(self, tmp_path: Path) -> None:
@@ -47,7 +51,7 @@ class TestTasks:
             '{"question": "a"}\n{"task_id": 7, "question": "b"}\n{"task_id": "7", "question": "c"}'
         )
         with pytest.raises(UserError, match="7 on lines 2, 3"):
-            read_tasks(written(tmp_path, text))
+            tasks_in(written(tmp_path, text))
 
     @pytest.mark.parametrize(
         "line",
@@ -62,16 +66,16 @@ class TestTasks:
     )
     def test_a_bad_line_is_named(self, tmp_path: Path, line: str) -> None:
         with pytest.raises(UserError, match=r"tasks.jsonl, line 2 is not a task"):
-            read_tasks(written(tmp_path, '{"question": "a"}\n' + line))
+            tasks_in(written(tmp_path, '{"question": "a"}\n' + line))
 
     def test_no_tasks_and_no_file_are_errors(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="holds no task"):
-            read_tasks(written(tmp_path, "\n"))
+            tasks_in(written(tmp_path, "\n"))
         with pytest.raises(UserError, match="cannot be read"):
-            read_tasks(tmp_path / "missing.jsonl")
+            tasks_in(tmp_path / "missing.jsonl")
 
     def test_a_line_separator_inside_a_text_ends_no_line(self, tmp_path: Path) -> None:
-        assert len(read_tasks(written(tmp_path, '{"question": "a\u2028b"}\n'))) == 1
+        assert len(tasks_in(written(tmp_path, '{"question": "a\u2028b"}\n'))) == 1
 
 
 class TestSpec:

@@ -1,0 +1,131 @@
+"""How a batch reads in the UI: its checks, numbers that plot, and a sample of its answers.
+
+Belongs here: the targets of the checks, and metadata. Does not belong here: running the batch
+(`agent_run.py`), or what is shown of its tool calls (`tool_checks.py`).
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from sqlalchemy import Engine
+
+from agent_pipelines.agents.tasks import Task
+from agent_pipelines.components import tool_checks
+from agent_pipelines.components.agent_run import Ended
+
+if TYPE_CHECKING:
+    from agent_pipelines.agents.loop import Answer
+
+#: The share of tasks that must end well for a batch to pass its check.
+COMPLETION = 0.95
+
+#: Answers shown as a sample in the UI.
+_SAMPLE = 5
+
+
+def specs(
+    asset: dg.AssetKey, *, tools: bool, target_p95_seconds: float | None
+) -> Iterator[dg.AssetCheckSpec]:
+    """The checks of an agent's answers."""
+    yield dg.AssetCheckSpec(
+        "completion",
+        asset=asset,
+        description=f"every task has an answer, {COMPLETION:.0%} of them outcome ok",
+    )
+    yield dg.AssetCheckSpec(
+        "citations_retrieved",
+        asset=asset,
+        description="every cited chunk was retrieved in that conversation",
+    )
+    if target_p95_seconds is not None:
+        yield dg.AssetCheckSpec(
+            "latency",
+            asset=asset,
+            description=f"95% of the tasks take at most {target_p95_seconds:g} s",
+        )
+    if tools:
+        yield from tool_checks.specs(asset)
+
+
+def results(ended: Ended, *, target_p95_seconds: float | None) -> Iterator[dg.AssetCheckResult]:
+    """What they come to."""
+    report = ended.report
+    ok, answered = report.outcomes.get("ok", 0), sum(report.outcomes.values())
+    yield dg.AssetCheckResult(
+        check_name="completion",
+        passed=answered == report.tasks and ok >= COMPLETION * report.tasks,
+        description=f"{ok} of {report.tasks} ok, {answered} answered",
+        metadata={"ok": ok, "answered": answered, "tasks": report.tasks},
+    )
+    yield dg.AssetCheckResult(
+        check_name="citations_retrieved",
+        passed=report.citations_not_retrieved == 0,
+        description=f"{report.citations - report.citations_not_retrieved} of "
+        f"{report.citations} citations were retrieved",
+        metadata={"citations": report.citations},
+    )
+    if target_p95_seconds is not None:
+        yield dg.AssetCheckResult(
+            check_name="latency",
+            passed=report.latency_p95 <= target_p95_seconds,
+            # A target, not a truth: a slow machine is no reason to distrust the answers.
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"p95 {report.latency_p95:.1f} s, target {target_p95_seconds:g} s",
+            metadata={"p95": report.latency_p95},
+        )
+    if ended.breakers:
+        yield from tool_checks.results(ended.tally)
+
+
+def metadata(ended: Ended, engine: Engine) -> dict[str, Any]:
+    """Numbers that plot from batch to batch, and a sample of the answers."""
+    from agent_pipelines.agents import answers
+
+    report, admitted = ended.report, ended.admitted
+    return {
+        "batch": report.batch_id,
+        "tasks": report.tasks,
+        "resumed": report.resumed,
+        **{f"outcome_{name}": count for name, count in report.outcomes.items()},
+        "prompt_tokens": report.prompt_tokens,
+        "completion_tokens": report.completion_tokens,
+        "tokens_per_second": round(report.tokens_per_second, 1),
+        "seconds": round(report.seconds, 1),
+        "latency_p50": round(report.latency_p50, 2),
+        "latency_p95": round(report.latency_p95, 2),
+        "model": ended.model,
+        **(tool_checks.metadata(ended.tally, ended.breakers) if ended.breakers else {}),
+        **(
+            {
+                "index": admitted.snapshot.index,
+                "snapshot": admitted.snapshot.sequence,
+                "false_signals": ", ".join(report.labels) or "none",
+                **{f"label_{name}": count for name, count in report.labels.items()},
+            }
+            if admitted
+            else {}
+        ),
+        "sample": dg.MarkdownMetadataValue(
+            _sample(list(islice(answers.rows(engine, report.batch_id), _SAMPLE)))
+        ),
+    }
+
+
+def _sample(rows: Sequence[tuple[Task, "Answer"]]) -> str:
+    blocks = []
+    for task, answer in rows:
+        output = answer.output or {}
+        text = output.get("answer", output) if answer.outcome == "ok" else answer.error
+        cited = "\n".join(f"- [{c.title or c.document_id}]({c.uri})" for c in answer.citations)
+        blocks.append(
+            f"**{task.inputs.get('question', task.inputs)}**\n\n"
+            + (
+                f"not true then: {', '.join(answer.false_signals)}\n\n"
+                if answer.false_signals
+                else ""
+            )
+            + f"{answer.outcome}: {text}\n\n{cited}"
+        )
+    return "\n\n---\n\n".join(blocks)

@@ -1,0 +1,180 @@
+"""Running one batch of an agent: may it start, its connections, its progress.
+
+Belongs here: the decision to start a batch and to go on, and what is open while it runs. Does not
+belong here: which definitions an agent becomes (`agent.py`), how the report reads in the UI
+(`agent_report.py`), or the batch itself (`agents/`).
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent_pipelines.agents.admission import Admission, admit, go_on
+from agent_pipelines.agents.breaker import Breaker
+from agent_pipelines.agents.guard import ToolServers
+from agent_pipelines.agents.spec import AgentSpec
+from agent_pipelines.agents.tally import Tally
+from agent_pipelines.agents.tasks import Task
+from agent_pipelines.components.configured_index import ConfiguredIndex
+from agent_pipelines.errors import UserError
+from agent_pipelines.health.evaluate import evaluate, tick
+from agent_pipelines.health.readers import not_true
+from agent_pipelines.health.signals import catalogue
+from agent_pipelines.health.view import View
+from agent_pipelines.indexing.live import Snapshot, latest
+from agent_pipelines.progress import progress_or_log
+from agent_pipelines.state import leases
+from resources.embedder import EmbedderResource
+from resources.llm import LlmResource
+from resources.state import StateResource
+from resources.tools import ToolServerResource
+from resources.weaviate import WeaviateResource
+
+if TYPE_CHECKING:
+    from agent_pipelines.agents.batch import BatchReport
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """The index that a batch works on, as it was when it started."""
+
+    snapshot: Snapshot
+    admission: Admission
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A batch that has come to its end."""
+
+    report: "BatchReport"
+    model: str
+    admitted: Admitted | None
+    tally: Tally
+    breakers: Mapping[str, Breaker]
+    """By tool server; none where the agent has no tools."""
+
+
+@dataclass(frozen=True)
+class BatchRun:
+    """One run of one agent's batch, over these outside systems."""
+
+    spec: AgentSpec
+    yaml: Path
+    """Where a person changes what the agent does."""
+    index: ConfiguredIndex | None
+    weaviate: WeaviateResource
+    embedder: EmbedderResource
+    state: StateResource
+    llm: LlmResource
+    tools: Mapping[str, ToolServerResource]
+    log: Callable[[str], object]
+
+    def run(self, tasks: Iterable[Task], source: object) -> Ended:
+        """Answer every task; what an earlier run has answered of them is not asked again.
+
+        Raises:
+            UserError: the tasks cannot be read, the index is not true, another run is at it.
+            ToolTransportError: a tool server does not answer at the start.
+        """
+        with leases.hold(self.state.engine(), f"agent {self.spec.name}") as lease:
+            return asyncio.run(self._run(tasks, source, self._admit(), lease))
+
+    def _admit(self) -> Admitted | None:
+        """Ask the index's signals anew: agents spend no GPU on an index that is not true."""
+        if self.index is None:
+            return None
+        with self.index.open(self.weaviate, self.embedder, self.state) as index:
+            with View(index, committed=True) as view:
+                readings = evaluate(view, catalogue())
+            snapshot = latest(index.engine, index.name)
+        admission = admit(
+            self.spec.on_stale_index,
+            [(signal.name, reading.state.value) for signal, reading in readings.items()],
+            warnings=_warnings(),
+        )
+        if snapshot is None or not admission.allowed:
+            raise UserError(
+                f"agent {self.spec.name} refuses to work on index {self.index.name}: "
+                f"{admission.reason}",
+                remedy=f"see `agent-pipelines status`, sync the index, or set on_stale_index to "
+                f"`label` in {self.yaml}",
+            )
+        return Admitted(snapshot, admission)
+
+    def _look(self) -> Admission:
+        """Ask again while the batch runs: the cheap signals anew, the others as recorded."""
+        assert self.index is not None
+        # Where nothing can be seen, what is recorded grows old, and says so.
+        with (
+            suppress(UserError),
+            self.index.open(self.weaviate, self.embedder, self.state) as index,
+            View(index, committed=True) as view,
+        ):
+            evaluate(view, tick())
+        doubts = not_true(self.state.engine(), self.index.name)
+        return go_on(
+            self.spec.on_stale_index,
+            [(doubt.signal, doubt.state, doubt.reason) for doubt in doubts],
+            warnings=_warnings(),
+        )
+
+    async def _run(
+        self,
+        tasks: Iterable[Task],
+        source: object,
+        admitted: Admitted | None,
+        lease: leases.Lease,
+    ) -> Ended:
+        from agent_pipelines.agents import answers
+        from agent_pipelines.agents.batch import run_batch
+        from agent_pipelines.agents.tool_records import recorded
+        from agent_pipelines.agents.watch import Watch
+
+        tally = Tally()
+        engine = lease.engine
+        async with AsyncExitStack() as stack:
+            sessions = {
+                server: await stack.enter_async_context(resource.session(tally))
+                for server, resource in self.tools.items()
+            }
+            breakers = {server: session.breaker for server, session in sessions.items()}
+            if sessions:
+                await stack.enter_async_context(recorded(engine, self.spec.name, tally, breakers))
+            model = await stack.enter_async_context(self.llm.open())
+            batch = await asyncio.to_thread(
+                answers.open_batch,
+                engine,
+                self.spec,
+                tasks,
+                source=source,
+                model=model.name,
+                snapshot=answers.Snapshot(admitted.snapshot.index, admitted.snapshot.sequence)
+                if admitted
+                else None,
+                false_signals=admitted.admission.false_signals if admitted else (),
+            )
+            name = f"{self.spec.name}: answering"
+            with progress_or_log(self.log).stage(name, batch.tasks, "tasks") as stage:
+                stage.advance(batch.answered)
+
+                def answered(_done: int, _total: int, _outcomes: Mapping[str, int]) -> None:
+                    stage.advance()
+                    lease.renew()
+
+                report = await run_batch(
+                    self.spec,
+                    batch=batch,
+                    model=model,
+                    tools=ToolServers(sessions) if sessions else None,
+                    engine=engine,
+                    progress=answered,
+                    watch=Watch(admitted.admission, self._look) if admitted else None,
+                )
+        return Ended(report, model.name, admitted, tally, breakers)
+
+
+def _warnings() -> Sequence[str]:
+    return [signal.name for signal in catalogue() if signal.severity == "warn"]
