@@ -155,7 +155,7 @@ def agent_status(engine: Engine, name: str) -> AgentStatus:
     """The last batch of an agent."""
     newest = (
         select(batches)
-        .where(batches.c.agent == name)
+        .where(batches.c.agent == name, batches.c.tenant.is_(None))
         .order_by(batches.c.started_at.desc())
         .limit(1)
     )

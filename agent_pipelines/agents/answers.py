@@ -211,6 +211,13 @@ def read_answers(engine: Engine, batch_id: str) -> Iterator[Answer]:
             yield _answer(row)
 
 
+def read_answer(connection: Connection, batch_id: str, task_id: str) -> Answer | None:
+    """The answer to one task; None while there is none."""
+    query = select(answers).where(answers.c.batch_id == batch_id, answers.c.task_id == task_id)
+    row = connection.execute(query).one_or_none()
+    return _answer(row) if row else None
+
+
 def rows(engine: Engine, batch_id: str) -> Iterator[tuple[Task, Answer]]:
     """Tasks and their answers in the order of the source, one at a time.
 

@@ -241,7 +241,7 @@ batches = Table(
     metadata,
     Column("batch_id", String(64), primary_key=True),
     Column("agent", String(200), nullable=False, index=True),
-    # opening: its tasks are being staged; running, finished, stopped
+    # opening: its tasks are being staged; running, finished, stopped; interactive: of the API
     Column("state", String(16), nullable=False),
     # a digest of what it is to do, by which it is found again; empty while it is opening
     Column("work", String(64)),
@@ -251,11 +251,14 @@ batches = Table(
     Column("partition", String(32), nullable=False, server_default=""),
     # the batch whose failed rows it answers anew
     Column("rerun_of", String(64)),
+    # of an interactive one: whose tasks these are
+    Column("tenant", Text),
     Column("index_name", String(200)),
     Column("sequence", BigInteger),
     # names of the signals that were false when it started, under the `label` policy
     Column("false_signals", JSON, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
+    # of an interactive one: when its day ends
     Column("finished_at", UtcDateTime),
 )
 

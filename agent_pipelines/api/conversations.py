@@ -1,0 +1,380 @@
+"""Conversations that are being held, from taking a task to its answer, and who listens to each.
+
+Belongs here: one task's way through its place, its agent's policy, the loop and the state database;
+joining one that is under way, and ending one that nobody waits for. Does not belong here: HTTP
+(`app.py`, `telling.py`), or how a conversation goes (`agents/loop.py`).
+
+What is cut off here, by a caller who hangs up, a drain or kill -9, is in the journal: the same task
+asked for again goes on where it was.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import ParamSpec, TypeVar
+
+from opentelemetry import trace
+from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from agent_pipelines.agents.answers import Batch, Snapshot, record_answer
+from agent_pipelines.agents.journal import Journal
+from agent_pipelines.agents.loop import Answer, converse
+from agent_pipelines.agents.model import Message, Model
+from agent_pipelines.agents.modes import mode_of
+from agent_pipelines.agents.tasks import Task
+from agent_pipelines.agents.tools import Toolbox, ToolTransportError
+from agent_pipelines.api import records
+from agent_pipelines.api.admission import ClosedError, FullError, Places
+from agent_pipelines.api.agents import ServedAgent
+from agent_pipelines.api.bodies import finished
+from agent_pipelines.api.events import Event, events_of
+from agent_pipelines.api.metrics import Metrics
+from agent_pipelines.api.problems import Problem, unavailable
+from agent_pipelines.errors import UserError
+
+_log = logging.getLogger(__name__)
+_tracer = trace.get_tracer(__name__)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+#: Seconds after which a signal of an index may read otherwise: a tick.
+_NEXT_TICK = 30.0
+
+#: Seconds after which another replica is there, or this one again.
+_AFTER_DRAIN = 5.0
+
+
+@dataclass(eq=False)
+class Conversation:
+    """One task that is being answered."""
+
+    agent: ServedAgent
+    tenant: str
+    task: Task
+    work: asyncio.Task[None] = field(init=False)
+    events: list[Event] = field(default_factory=list)
+    problem: Problem | None = None
+    """Why it ended without an answer."""
+    listeners: int = 0
+    begun: bool = False
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.agent.name, self.tenant, self.task.task_id
+
+    async def event(self, number: int) -> Event | None:
+        """The event of this number, from 0, once it has happened; None after the last one.
+
+        Raises:
+            Problem: there is none, because there is no answer.
+        """
+        while number >= len(self.events):
+            if self.work.done():
+                if self.problem is not None:
+                    raise self.problem
+                return None
+            await self._news.wait()
+        return self.events[number]
+
+    def tell(self, event: Event) -> None:
+        """Let everybody who listens know."""
+        self.events.append(event)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let everybody who listens look again."""
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+
+class Conversations:
+    """Of one process and one event loop: no locks."""
+
+    def __init__(self, *, engine: Engine, model: Model, places: Places, metrics: Metrics) -> None:
+        self._engine = engine
+        self._model = model
+        self._places = places
+        self._metrics = metrics
+        self._held: dict[tuple[str, str, str], Conversation] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    def submit(self, agent: ServedAgent, tenant: str, task: Task) -> Conversation:
+        """Begin to answer a task, or join those who wait for it; whoever submits must `leave`.
+
+        Raises:
+            Problem: it has the id of another one.
+        """
+        conversation = Conversation(agent, tenant, task)
+        known = self._held.get(conversation.key)
+        if known is not None and known.listeners:
+            if known.task.inputs != task.inputs:
+                raise _conflict(task)
+            known.listeners += 1
+            return known
+        # One that everybody left a moment ago ends first: two would write one journal.
+        after = known.work if known else None
+        conversation.listeners = 1
+        conversation.work = asyncio.create_task(self._work(conversation, after))
+        conversation.work.add_done_callback(lambda _: self._done(conversation))
+        self._held[conversation.key] = conversation
+        return conversation
+
+    def leave(self, conversation: Conversation) -> None:
+        """Listen no more; a conversation that nobody listens to is ended."""
+        conversation.listeners -= 1
+        if not conversation.listeners and not conversation.work.done():
+            self._metrics.left.labels(conversation.agent.name).inc()
+            conversation.work.cancel()
+
+    def held(self, agent: str, tenant: str, task_id: str) -> Conversation | None:
+        """The conversation about a task, if this process holds it now."""
+        found = self._held.get((agent, tenant, task_id))
+        return found if found is not None and found.listeners else None
+
+    async def drain(self, seconds: float) -> None:
+        """Begin nothing new, and let what was begun finish, for so many seconds at most.
+
+        What is not finished then is ended, and can be resumed.
+        """
+        self._draining = True
+        self._places.close()
+        works = [conversation.work for conversation in self._held.values()]
+        if works:
+            await asyncio.wait(works, timeout=seconds)
+        for conversation in list(self._held.values()):
+            conversation.problem = _draining()
+            conversation.work.cancel()
+        if works:
+            await asyncio.wait(works)
+
+    def _done(self, conversation: Conversation) -> None:
+        conversation.wake()
+        if self._held.get(conversation.key) is conversation:
+            del self._held[conversation.key]
+
+    async def _work(self, conversation: Conversation, after: asyncio.Task[None] | None) -> None:
+        """Answer, or say why not: never raises."""
+        agent, task = conversation.agent.name, conversation.task
+        try:
+            if after is not None:
+                await asyncio.wait({after})
+            with _tracer.start_as_current_span(f"agent {agent}"):
+                await self._answer(conversation)
+            return
+        except asyncio.CancelledError:
+            # By a drain, which has said so, or because nobody listens any more.
+            conversation.problem = conversation.problem or _left()
+        except Problem as problem:
+            conversation.problem = problem
+        except FullError as full:
+            conversation.problem = _busy(full)
+        except ClosedError:
+            conversation.problem = _draining()
+        except ToolTransportError as error:
+            remedy = "ask again later; nothing was begun"
+            conversation.problem = Problem(
+                503, "unavailable", str(error), remedy=remedy, retry_after=_AFTER_DRAIN
+            )
+        except UserError as error:
+            conversation.problem = unavailable(error)
+        except IntegrityError:
+            conversation.problem = _elsewhere(task)
+        except SQLAlchemyError as error:
+            _log.exception("the state database failed")
+            conversation.problem = Problem(
+                503,
+                "unavailable",
+                f"the state database cannot be used: {type(error).__name__}",
+                remedy="ask again later: what was begun is resumed",
+                retry_after=_AFTER_DRAIN,
+            )
+        except Exception:
+            _log.exception("task %s failed unexpectedly", task.task_id)
+            conversation.problem = Problem(
+                500, "unexpected", "this is a bug", remedy="see the log of the server"
+            )
+        self._metrics.count_refusal(conversation.problem.code)
+
+    async def _answer(self, conversation: Conversation) -> None:
+        agent, tenant, task = conversation.agent, conversation.tenant, conversation.task
+        began = time.monotonic()
+        taken = await _in_thread(records.find, self._engine, agent.name, tenant, task.task_id)
+        if taken is not None and self._is_answered(conversation, taken):
+            return
+        if self._draining:
+            raise _draining()
+        named = {"agent": agent.name, "task_id": task.task_id}
+
+        def waits() -> None:
+            conversation.tell(Event("waiting", {**named, "before": self._places.waiting - 1}))
+
+        async with self._places.place(tenant, waits):
+            snapshot = await self._begin(agent)
+            toolbox = await agent.toolbox()
+            taken = await _in_thread(
+                records.take, self._engine, agent.name, agent.work, tenant, task, snapshot
+            )
+            if self._is_answered(conversation, taken):
+                return
+            conversation.begun = True
+            conversation.tell(Event("started", named))
+            answer = await self._converse(conversation, toolbox, taken.batch_id)
+            if agent.policy is not None:
+                admission = await _in_thread(agent.policy.end)
+                if not admission.allowed:
+                    raise _not_true(agent.name, agent.policy.index, admission.reason)
+                answer = replace(answer, false_signals=admission.false_signals)
+            batch = Batch(taken.batch_id, 1, snapshot, (), 0)
+            await _in_thread(record_answer, self._engine, batch, answer)
+        seconds = time.monotonic() - began
+        self._metrics.count(agent.name, answer, seconds)
+        _log_answer(conversation, answer, seconds)
+        self._tell_answer(conversation, answer)
+
+    async def _begin(self, agent: ServedAgent) -> Snapshot | None:
+        """The snapshot to work on, if it may be worked on."""
+        if agent.policy is None:
+            return None
+        snapshot, admission = await _in_thread(agent.policy.begin)
+        if snapshot is None or not admission.allowed:
+            raise _not_true(agent.name, agent.policy.index, admission.reason)
+        return snapshot
+
+    async def _converse(
+        self, conversation: Conversation, toolbox: Toolbox, batch_id: str
+    ) -> Answer:
+        spec, task = conversation.agent.spec, conversation.task
+        journal = Journal(self._engine, batch_id)
+        history = await _in_thread(journal.read, task.task_id)
+        record = journal.recorder(task.task_id, following=len(history))
+        mode = mode_of(spec, toolbox, task.prompt)
+
+        def tell(message: Message) -> None:
+            for event in events_of(message, mode):
+                conversation.tell(event)
+
+        async def recorded(message: Message) -> None:
+            await record(message)
+            tell(message)
+
+        for message in history:
+            tell(message)
+        try:
+            return await converse(
+                spec,
+                task,
+                model=self._model,
+                toolbox=toolbox,
+                record=recorded,
+                history=history,
+            )
+        except (SQLAlchemyError, UserError):
+            # Without the state database nothing is answered, and all can be resumed.
+            raise
+        except Exception as error:  # as in a batch: whatever happened, there is an answer
+            _log.exception("task %s failed unexpectedly", task.task_id)
+            said = f"unexpected {type(error).__name__}: {error}"
+            return Answer(task.task_id, "model", error=said)
+
+    def _is_answered(self, conversation: Conversation, taken: records.Taken) -> bool:
+        """Whether that is the end of it: the answer to a task that was taken in before."""
+        task = conversation.task
+        if taken.inputs != task.inputs:
+            raise _conflict(task)
+        if taken.answer is not None:
+            self._tell_answer(conversation, taken.answer)
+            return True
+        if taken.work != conversation.agent.work:
+            raise _changed(conversation.agent.name, task)
+        return False
+
+    def _tell_answer(self, conversation: Conversation, answer: Answer) -> None:
+        body = finished(conversation.agent.name, conversation.task, answer)
+        conversation.tell(Event("answer", body.model_dump(mode="json")))
+
+
+async def _in_thread(function: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
+    return await asyncio.to_thread(function, *arguments, **named)
+
+
+def _log_answer(conversation: Conversation, answer: Answer, seconds: float) -> None:
+    span = trace.get_current_span().get_span_context()
+    _log.info(
+        "task",
+        extra={
+            "agent": conversation.agent.name,
+            "task_id": answer.task_id,
+            "outcome": answer.outcome,
+            "duration_ms": round(1000 * seconds, 2),
+            "caller": conversation.tenant,
+            "trace_id": f"{span.trace_id:032x}" if span.is_valid else None,
+        },
+    )
+
+
+def _conflict(task: Task) -> Problem:
+    return Problem(
+        409,
+        "conflict",
+        f"task_id {task.task_id!r} is that of a task with other inputs",
+        remedy="give this task another task_id, or none",
+    )
+
+
+def _changed(agent: str, task: Task) -> Problem:
+    return Problem(
+        409,
+        "changed",
+        f"task {task.task_id!r} was begun by agent {agent!r} as it was before it was changed",
+        remedy="ask again with another task_id, or none",
+    )
+
+
+def _elsewhere(task: Task) -> Problem:
+    return Problem(
+        409,
+        "elsewhere",
+        f"task {task.task_id!r} is being answered by another replica",
+        remedy="GET it until it is finished",
+    )
+
+
+def _busy(full: FullError) -> Problem:
+    return Problem(
+        429,
+        "busy",
+        "all places are taken, and so is the room to wait for one",
+        remedy="ask again after as many seconds as Retry-After says",
+        retry_after=full.retry_after,
+    )
+
+
+def _not_true(agent: str, index: str, reason: str) -> Problem:
+    return Problem(
+        503,
+        "index",
+        f"agent {agent} refuses to work on index {index}: {reason}",
+        remedy="see `agent-pipelines status`; ask again once the index is true",
+        retry_after=_NEXT_TICK,
+    )
+
+
+def _draining() -> Problem:
+    return Problem(
+        503,
+        "draining",
+        "this server is about to end",
+        remedy="ask again, with the same task_id if you gave one: what was begun is resumed",
+        retry_after=_AFTER_DRAIN,
+    )
+
+
+def _left() -> Problem:
+    # Nobody hears it.
+    return Problem(499, "left", "nobody waited for the answer", remedy="ask again")
