@@ -11,6 +11,8 @@ from typing import Any
 
 import openai
 
+from agent_pipelines.agents.served import ServerReader
+
 Message = dict[str, Any]
 
 
@@ -35,6 +37,10 @@ class Model:
 
     client: openai.AsyncOpenAI
     name: str
+    server: ServerReader | None = None
+    """Tells how busy its server is, where the server tells; None: nobody to ask."""
+    gpus: int | None = None
+    """GPUs that its server runs on; 0: a CPU; None: nobody here knows."""
 
     async def reply(
         self,

@@ -15,6 +15,9 @@ from agent_pipelines.agents.schemas import check_output_schema
 #: The tool server that reads indexes; where nothing else is said, the one that runs here.
 SEARCH_SERVER = "search"
 
+#: The model server of an agent that names none.
+DEFAULT_LLM = "llm"
+
 #: Server and name of the tools that read one index: theirs is the agent's, never the model's.
 INDEX_TOOLS = ((SEARCH_SERVER, "search"), (SEARCH_SERVER, "fetch"))
 

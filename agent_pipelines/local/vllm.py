@@ -22,20 +22,27 @@ def launch(
     model: str | Path,
     state_dir: Path,
     *,
+    name: str = "vllm",
     served_name: str = "default",
     max_model_len: int | None = CONTEXT,
     kv_cache_gib: int = 1,
+    compiled: bool = False,
     extra_args: tuple[str, ...] = (),
 ) -> Launch:
     """An OpenAI-compatible server on loopback; its ``url`` ends in `/v1`.
 
-    ``kv_cache_gib`` counts on CPUs only; for the packaged model one GiB holds 46,000 tokens.
+    ``name`` is the part's. ``compiled``: worth minutes at the start for many tasks on a GPU; on a
+    CPU it is never done. ``kv_cache_gib`` counts on CPUs only; for the packaged model one GiB holds
+    46,000 tokens.
+
+    Raises:
+        UserError: vLLM is not installed, or it is the one for GPUs, of which none is visible.
     """
-    on_cpu = _runs_on_cpu()
-    (port,) = ports.stable(state_dir, "vllm", 1)
+    on_cpu = runs_on_cpu()
+    (port,) = ports.stable(state_dir, name, 1)
     base = f"http://{ports.HOST}:{port}"
     return Launch(
-        name="vllm",
+        name=name,
         argv=(
             sys.executable,
             "-P",  # the working directory must not provide modules
@@ -43,7 +50,7 @@ def launch(
             *("--model", str(model), "--served-model-name", served_name),
             *("--host", ports.HOST, "--port", str(port)),
             # Compiling takes minutes and pays only under load that a laptop does not see.
-            "--enforce-eager",
+            *(() if compiled and not on_cpu else ("--enforce-eager",)),
             *(("--max-model-len", str(max_model_len)) if max_model_len else ()),
             # Left free to, a small model fills a JSON answer with white space up to its limit.
             "--structured-outputs-config",
@@ -58,7 +65,11 @@ def launch(
             **({"HF_HUB_OFFLINE": "1"} if Path(model).is_dir() else {}),
             **(_cpu(kv_cache_gib) if on_cpu else {}),
         },
-        addresses={"url": f"{base}/v1", "model": served_name},
+        addresses={
+            "url": f"{base}/v1",
+            "model": served_name,
+            "gpus": str(0 if on_cpu else accelerators.visible_gpus()),
+        },
         health_url=f"{base}/health",
         start_timeout=300.0 if on_cpu else 600.0,
         stop_timeout=15.0,
@@ -73,8 +84,12 @@ def _cpu(kv_cache_gib: int) -> dict[str, str]:
     }
 
 
-def _runs_on_cpu() -> bool:
-    """Decided by which distribution is installed, without importing it."""
+def runs_on_cpu() -> bool:
+    """Decided by which distribution is installed, without importing it.
+
+    Raises:
+        UserError: none is, or the one for GPUs, and this machine shows none.
+    """
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
             "vLLM is not installed, so no LLM can be started on this machine",

@@ -1,0 +1,137 @@
+"""What a model server did between two readings of its own counters.
+
+Belongs here: the counters, their differences, and quantiles of histograms. Does not belong here:
+reading them (`resources/llm_metrics.py`), or what they should be (`targets.py`).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self
+
+from agent_pipelines.agents.load import LoadReader
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Prometheus' kind: per upper bound how many observations did not exceed it, and their sum."""
+
+    buckets: Mapping[float, float] = field(default_factory=dict)
+    """Cumulative; the last bound is infinite."""
+    sum: float = 0.0
+
+    @property
+    def count(self) -> float:
+        """All observations."""
+        return max(self.buckets.values(), default=0.0)
+
+    @property
+    def mean(self) -> float | None:
+        """None where nothing was observed."""
+        return self.sum / self.count if self.count else None
+
+    def since(self, earlier: Self) -> Self:
+        """What was observed after `earlier`."""
+        return replace(
+            self,
+            buckets={
+                bound: n - earlier.buckets.get(bound, 0.0) for bound, n in self.buckets.items()
+            },
+            sum=self.sum - earlier.sum,
+        )
+
+    def quantile(self, q: float) -> float | None:
+        """The value that a share `q` of the observations did not exceed, as far as buckets tell.
+
+        As PromQL's `histogram_quantile` has it: of n observations the one of rank q·n lies in the
+        first bucket (l, u] whose cumulative count c(u) ≥ q·n; observations are taken to be spread
+        evenly in it, so it is l + (u - l)·(q·n - c(l)) / (c(u) - c(l)). The first bucket begins at
+        0; in the one without an upper bound it is that one's l.
+        Source: https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile
+
+        Returns:
+            None where nothing was observed.
+        """
+        if not self.count:
+            return None
+        rank = q * self.count
+        lower = below = 0.0
+        for upper, n in sorted(self.buckets.items()):
+            if n >= rank and n > below:
+                if math.isinf(upper):
+                    return lower
+                return lower + (upper - lower) * (rank - below) / (n - below)
+            lower, below = upper, n
+        return lower
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What a server has counted since it was started, or between two readings."""
+
+    ttft: Histogram = Histogram()
+    """Seconds from a request to its first token."""
+    inter_token: Histogram = Histogram()
+    """Seconds between two tokens of one request."""
+    generated: float = 0.0
+    """Tokens."""
+    prompted: float = 0.0
+    """Tokens, those from the prefix cache included."""
+    prefix_queries: float = 0.0
+    """Tokens of prompts that were looked for in the prefix cache."""
+    prefix_hits: float = 0.0
+    """Those of them that were there."""
+    preemptions: float = 0.0
+
+    def since(self, earlier: Self) -> Self:
+        """The difference; all of it where the server was started anew meanwhile."""
+        if self.ttft.count < earlier.ttft.count or self.generated < earlier.generated:
+            return self
+        return replace(
+            self,
+            ttft=self.ttft.since(earlier.ttft),
+            inter_token=self.inter_token.since(earlier.inter_token),
+            **{name: getattr(self, name) - getattr(earlier, name) for name in _NUMBERS},
+        )
+
+
+_NUMBERS = ("generated", "prompted", "prefix_queries", "prefix_hits", "preemptions")
+
+
+class ServerReader(LoadReader, Protocol):
+    """Somebody who can be asked for the load and for the counters."""
+
+    async def counters(self) -> Counters | None:
+        """None: the server does not tell, or does not answer now."""
+        ...
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server did in some seconds: for everybody who asked it, not for one batch alone."""
+
+    seconds: float
+    counters: Counters
+    most_waiting: int
+    """The most requests that were seen waiting."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated tokens per second, of all requests together."""
+        return self.counters.generated / self.seconds if self.seconds else 0.0
+
+    @property
+    def stream_tokens_per_second(self) -> float | None:
+        """Tokens per second of one request once it has its first: 1 / mean time between tokens.
+
+        By the mean, which is exact, and not by a quantile: vLLM's first bucket ends at 10 ms. None
+        where no request had a second token.
+        """
+        mean = self.counters.inter_token.mean
+        return 1 / mean if mean else None
+
+    @property
+    def prefix_hit_rate(self) -> float | None:
+        """A share of prompt tokens, 0 to 1; None where no prefix cache was asked."""
+        queries = self.counters.prefix_queries
+        return self.counters.prefix_hits / queries if queries else None

@@ -1,0 +1,148 @@
+"""What vLLM tells of itself: its Prometheus metrics, beside its `/v1`.
+
+Belongs here: asking for them and what they are called. Does not belong here: what they amount to
+(`agents/served.py`) or what follows from them.
+
+Counters and gauges of several engines (data parallelism) are added up; nothing is told apart by
+model, for a vLLM serves one, under one name or several. Names: vLLM's `v1/metrics/loggers.py` and
+https://docs.vllm.ai/en/stable/usage/metrics/.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import httpx2
+
+from agent_pipelines.agents.load import Load
+from agent_pipelines.agents.served import Counters, Histogram
+
+if TYPE_CHECKING:
+    from prometheus_client.samples import Sample
+
+#: Seconds for an answer: a server that is busy answers, for this is not its engine's work.
+_TIMEOUT = 5.0
+
+_WAITING = "vllm:num_requests_waiting"
+_RUNNING = "vllm:num_requests_running"
+_KV_CACHE = "vllm:kv_cache_usage_perc"
+_PREEMPTIONS = "vllm:num_preemptions"
+_LOAD = (_WAITING, _RUNNING, _KV_CACHE, _PREEMPTIONS)
+
+_TTFT = "vllm:time_to_first_token_seconds"
+_INTER_TOKEN = "vllm:inter_token_latency_seconds"  # noqa: S105
+_GENERATED = "vllm:generation_tokens"
+_PROMPTED = "vllm:prompt_tokens"
+_PREFIX_QUERIES = "vllm:prefix_cache_queries"
+_PREFIX_HITS = "vllm:prefix_cache_hits"
+_COUNTERS = (
+    *(_TTFT, _INTER_TOKEN, _GENERATED, _PROMPTED),
+    *(_PREFIX_QUERIES, _PREFIX_HITS, _PREEMPTIONS),
+)
+
+
+def address(base_url: str) -> str:
+    """Of the metrics that belong to a `/v1`: beside it, where there is one."""
+    return base_url.rstrip("/").removesuffix("/v1") + "/metrics"
+
+
+@dataclass(frozen=True)
+class VllmMetrics:
+    """Reads the metrics of one server, with the client that its completions are asked with."""
+
+    client: httpx2.AsyncClient
+    url: str
+
+    async def load(self) -> Load | None:
+        """How busy it is; None where it does not tell or does not answer."""
+        text = await self._text()
+        return None if text is None else parsed_load(text)
+
+    async def counters(self) -> Counters | None:
+        """What it has done since it was started; None where it does not tell or does not answer."""
+        text = await self._text()
+        return None if text is None else parsed_counters(text)
+
+    async def _text(self) -> str | None:
+        try:
+            answer = await self.client.get(self.url, timeout=_TIMEOUT)
+        except httpx2.HTTPError:
+            return None
+        return answer.text if answer.is_success else None
+
+
+def parsed_load(text: str) -> Load | None:
+    """From the text of `/metrics`; None where it is not vLLM's."""
+    found = _Families(text, _LOAD)
+    if not found.values(_WAITING):
+        return None
+    return Load(
+        waiting=int(found.total(_WAITING)),
+        running=int(found.total(_RUNNING)),
+        kv_cache=max(found.values(_KV_CACHE), default=0.0),
+        preemptions=int(found.total(_PREEMPTIONS)),
+    )
+
+
+def parsed_counters(text: str) -> Counters | None:
+    """From the text of `/metrics`; None where it is not vLLM's."""
+    found = _Families(text, _COUNTERS)
+    if not found.values(_GENERATED):
+        return None
+    return Counters(
+        ttft=found.histogram(_TTFT),
+        inter_token=found.histogram(_INTER_TOKEN),
+        generated=found.total(_GENERATED),
+        prompted=found.total(_PROMPTED),
+        prefix_queries=found.total(_PREFIX_QUERIES),
+        prefix_hits=found.total(_PREFIX_HITS),
+        preemptions=found.total(_PREEMPTIONS),
+    )
+
+
+class _Families:
+    """The samples of some metrics, by name."""
+
+    def __init__(self, text: str, names: Iterable[str]) -> None:
+        # Imported here: definitions load without it.
+        from prometheus_client.parser import text_string_to_metric_families
+
+        wanted = frozenset(names)
+        # vLLM tells a thousand lines, of which the parser takes its time for each.
+        lines = "\n".join(_lines_of(text, tuple(wanted)))
+        self._samples: dict[str, list[Sample]] = {
+            family.name: family.samples
+            for family in text_string_to_metric_families(lines + "\n")
+            if family.name in wanted
+        }
+
+    def values(self, name: str) -> list[float]:
+        """Of every engine. Of a counter not the moment of its creation, which is told as well."""
+        return [
+            sample.value
+            for sample in self._samples.get(name, ())
+            if sample.name in (name, f"{name}_total")
+        ]
+
+    def total(self, name: str) -> float:
+        return sum(self.values(name))
+
+    def histogram(self, name: str) -> Histogram:
+        buckets: dict[float, float] = {}
+        total = 0.0
+        for sample in self._samples.get(name, ()):
+            if sample.name == f"{name}_bucket":
+                bound = float(sample.labels["le"])
+                buckets[bound] = buckets.get(bound, 0.0) + sample.value
+            elif sample.name == f"{name}_sum":
+                total += sample.value
+        return Histogram(buckets, total)
+
+
+def _lines_of(text: str, names: tuple[str, ...]) -> Iterator[str]:
+    """Samples of these metrics, and of those whose names begin alike, with their types."""
+    for line in text.splitlines():
+        if line.startswith(names) or (
+            line.startswith("# TYPE ") and line.removeprefix("# TYPE ").startswith(names)
+        ):
+            yield line
