@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 
+from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tools import Toolbox, ToolTransportError
 from agent_pipelines.api.policy import IndexPolicy
@@ -26,15 +27,16 @@ class ServedAgent:
         spec: AgentSpec,
         *,
         description: str,
-        model: str,
+        model: Model,
         policy: IndexPolicy | None,
         sessions: Sessions,
     ) -> None:
         self.spec = spec
         self.name = spec.name
         self.description = description
+        self.model = model
         self.policy = policy
-        self.work = _digest(spec, model)
+        self.work = _digest(spec, model.name)
         """The same as long as an answer does not depend on when it is asked for."""
         self._sessions = sessions
         self._servers = spec.tool_servers if spec.tools else ()

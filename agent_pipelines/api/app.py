@@ -39,7 +39,6 @@ asked for again, by its `task_id`; no model is asked twice and no tool called tw
 
 _EVENTS = {EVENT_STREAM: {"schema": {"type": "string"}, "example": "event: answer\ndata: {}\n\n"}}
 
-AgentName = Annotated[str, Path(description="The agent: the name of its folder.")]
 KnownId = Annotated[TaskId, Path(description="The task's id.")]
 
 
@@ -104,6 +103,11 @@ def _api(
             f"there is no agent {name!r}",
             remedy=f"use one of: {', '.join(agents) or 'none is defined'}",
         )
+
+    names = {"enum": sorted(agents)}
+    AgentName = Annotated[  # noqa: N806 - a type, and which agents there are belongs to it
+        str, Path(description="The agent: the name of its folder.", json_schema_extra=names)
+    ]
 
     @app.get("/agents", responses=_problems())
     async def list_agents() -> list[AgentBody]:

@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from agent_pipelines.agents.answers import Batch, Snapshot, record_answer
 from agent_pipelines.agents.journal import Journal
 from agent_pipelines.agents.loop import Answer, converse
-from agent_pipelines.agents.model import Message, Model
+from agent_pipelines.agents.model import Message
 from agent_pipelines.agents.modes import mode_of
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import Toolbox, ToolTransportError
@@ -95,9 +95,8 @@ class Conversation:
 class Conversations:
     """Of one process and one event loop: no locks."""
 
-    def __init__(self, *, engine: Engine, model: Model, places: Places, metrics: Metrics) -> None:
+    def __init__(self, *, engine: Engine, places: Places, metrics: Metrics) -> None:
         self._engine = engine
-        self._model = model
         self._places = places
         self._metrics = metrics
         self._held: dict[tuple[str, str, str], Conversation] = {}
@@ -269,7 +268,7 @@ class Conversations:
             return await converse(
                 spec,
                 task,
-                model=self._model,
+                model=conversation.agent.model,
                 toolbox=toolbox,
                 record=recorded,
                 history=history,

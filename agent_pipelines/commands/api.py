@@ -72,12 +72,12 @@ async def _serve(loaded: Loaded, options: ApiOptions) -> None:
         model = await stack.enter_async_context(LlmResource().open())
         sessions = await stack.enter_async_context(Sessions(_openings(loaded, tally)))
         await stack.enter_async_context(recorded(engine, _WORKER, tally, sessions.breakers))
-        conversations = Conversations(engine=engine, model=model, places=places, metrics=metrics)
+        conversations = Conversations(engine=engine, places=places, metrics=metrics)
         agents = {
             name: ServedAgent(
                 component.spec,
                 description=component.config.description,
-                model=model.name,
+                model=model,
                 policy=IndexPolicy(engine, component.spec.index, component.spec.on_stale_index)
                 if component.spec.index
                 else None,
@@ -128,6 +128,8 @@ async def _why_not_ready(engine: Engine, model: Model, sessions: Sessions) -> st
     async def ask_model() -> None:
         try:
             await model.client.with_options(max_retries=0, timeout=_LISTING).models.list()
+        except openai.NotFoundError:
+            return  # a gateway that only passes completions on
         except openai.OpenAIError as error:
             raise ConnectionError(f"the model server does not answer: {error}") from error
 
