@@ -228,23 +228,79 @@ def search(
 def batch(
     agent: Annotated[str, typer.Argument(help="Name of the agent: its folder's name.")],
     tasks: Annotated[
-        Path | None, typer.Option(help="Another tasks file (JSON Lines) than the agent's own.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Other tasks than the agent's own: a path or URL that ends in .jsonl (OpenAI "
+            "Batch requests included), .csv or .parquet.",
+        ),
+    ] = None,
+    rerun_failed: Annotated[
+        bool,
+        typer.Option(
+            "--rerun-failed",
+            help="Answer anew only the rows of the last finished batch whose outcome is not ok.",
+        ),
+    ] = False,
+    assets: Assets = None,
+    as_json: Json = False,
+) -> None:
+    """Let one agent work through its tasks.
+
+    One that was cut off goes on where it was. With `--rerun-failed` a new batch of the same tasks
+    starts with the good answers of the last one and answers the others anew; the earlier batch, its
+    failed answers included, stays on record, and report and checks are of the whole.
+    """
+    from agent_pipelines.agents.tasks.reading import digest_of
+    from agent_pipelines.commands import jobs
+    from agent_pipelines.locations import located
+
+    with _session(assets) as session:
+        component = session.loaded.agent(agent)
+        if rerun_failed and tasks:
+            raise UserError(
+                "--rerun-failed is about the tasks of the last batch, and --tasks names others",
+                remedy="leave out one of the two",
+            )
+        if not rerun_failed:
+            digest_of(component.tasks(tasks))
+        jobs.check_surroundings(
+            session, console, [component.spec.index] if component.spec.index else []
+        )
+        config: dict[str, Any] = {"tasks": located(tasks, Path.cwd())} if tasks else {}
+        config |= {"rerun_failed": True} if rerun_failed else {}
+        result = jobs.run_batch(session, console, agent, config)
+    _finish_jobs([result], as_json)
+
+
+@app.command()
+def answers(
+    agent: Annotated[str, typer.Argument(help="Name of the agent: its folder's name.")],
+    output: Annotated[
+        Path,
+        typer.Option(help="File to write: .parquet, or .jsonl for OpenAI Batch output."),
+    ],
+    batch: Annotated[
+        str | None, typer.Option(metavar="ID", help="Another batch than the agent's newest.")
     ] = None,
     assets: Assets = None,
     as_json: Json = False,
 ) -> None:
-    """Let one agent work through its tasks."""
-    from agent_pipelines.commands import jobs
+    """Write the answers of an agent's last batch to a file: a row per task, whatever its outcome.
+
+    Of an agent whose tasks are split, those of all partitions. The file appears when it is whole.
+    """
+    from agent_pipelines.commands.answers import write_answers
+    from resources.state import StateResource
 
     with _session(assets) as session:
         component = session.loaded.agent(agent)
-        file = component.tasks_file(str(tasks) if tasks else None)
-        jobs.check_tasks(file)
-        jobs.check_surroundings(
-            session, console, [component.spec.index] if component.spec.index else []
-        )
-        result = jobs.run_batch(session, console, agent, str(file) if tasks else None)
-    _finish_jobs([result], as_json)
+        count, batches = write_answers(StateResource().engine(), component, output, batch)
+    ids = [found.batch_id for found in batches]
+    if as_json:
+        _print_json({"rows": count, "batches": ids, "output": str(output)})
+    else:
+        console.print(f"{count:,} rows of {', '.join(ids)} in {output}", highlight=False)
 
 
 @app.command(help=API_HELP)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,13 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 #: Errors whose message is for people; whatever caused them is not.
 _OURS = {UserError.__name__, UnavailableError.__name__}
 
+#: Numbers of a run that do not add up with those of another.
+_WORSE: Mapping[str, Callable[[Any, Any], Any]] = {
+    "latency_p50": max,
+    "latency_p95": max,
+    "tokens_per_second": min,
+}
+
 Say = Callable[[str], None]
 
 
@@ -46,13 +54,14 @@ class JobOutcome:
     checks: tuple["CheckOutcome", ...]
 
     def then(self, other: "JobOutcome") -> "JobOutcome":
-        """Both, one after the other, as one: numbers of the same asset add up."""
+        """Both, one after the other, as one: numbers of the same asset add up, but for those that
+        are no amounts, of which the worse stands."""
         metadata = {asset: dict(values) for asset, values in self.metadata.items()}
         for asset, values in other.metadata.items():
             mine = metadata.setdefault(asset, {})
             for name, value in values.items():
                 adds = isinstance(value, int | float) and name in mine
-                mine[name] = mine[name] + value if adds else value
+                mine[name] = _WORSE.get(name, add)(mine[name], value) if adds else value
         return JobOutcome(
             other.run_id,
             self.success and other.success,

@@ -13,6 +13,7 @@ from pathlib import Path
 import dagster as dg
 from sqlalchemy import Engine, func, select
 
+from agent_pipelines.agents.batches import newest_of_all_partitions
 from agent_pipelines.components.configured_index import ConfiguredIndex
 from agent_pipelines.components.index_sensor import IN_PROGRESS, SIGNAL_TAG
 from agent_pipelines.definitions import definitions_of
@@ -26,7 +27,7 @@ from agent_pipelines.health.view import View
 from agent_pipelines.indexing import changes
 from agent_pipelines.indexing.live import Snapshot, latest
 from agent_pipelines.loading import Loaded
-from agent_pipelines.state.tables import answers, batches
+from agent_pipelines.state.tables import answers
 from resources.embedder import EmbedderResource
 from resources.orchestrator import open_orchestrator, wanted
 from resources.state import StateResource
@@ -152,20 +153,17 @@ def repairs(engine: Engine, index: str, instance: dg.DagsterInstance) -> Sequenc
 
 
 def agent_status(engine: Engine, name: str) -> AgentStatus:
-    """The last batch of an agent."""
-    newest = (
-        select(batches)
-        .where(batches.c.agent == name, batches.c.tenant.is_(None))
-        .order_by(batches.c.started_at.desc())
-        .limit(1)
+    """The last batch of an agent; where its tasks are split, that of every partition as one."""
+    found = newest_of_all_partitions(engine, name)
+    if not found:
+        return AgentStatus(name, None, None, None, {})
+    last = max(found, key=lambda batch: batch.started_at)
+    going_on = [batch.state for batch in found if batch.state != "finished"]
+    outcomes = (
+        select(answers.c.outcome, func.count())
+        .where(answers.c.batch_id.in_(batch.batch_id for batch in found))
+        .group_by(answers.c.outcome)
     )
     with engine.connect() as connection:
-        row = connection.execute(newest).one_or_none()
-        if row is None:
-            return AgentStatus(name, None, None, None, {})
-        outcomes = connection.execute(
-            select(answers.c.outcome, func.count())
-            .where(answers.c.batch_id == row.batch_id)
-            .group_by(answers.c.outcome)
-        )
-        return AgentStatus(name, row.batch_id, row.state, row.started_at, dict(outcomes.all()))
+        counts: dict[str, int] = dict(connection.execute(outcomes).all())
+    return AgentStatus(name, last.batch_id, (going_on or [last.state])[0], last.started_at, counts)

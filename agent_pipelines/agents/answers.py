@@ -4,7 +4,6 @@ Belongs here: opening, continuing and ending a batch; writing and reading answer
 here: producing them (`batch.py`).
 """
 
-import hashlib
 import json
 import math
 import secrets
@@ -20,7 +19,8 @@ from agent_pipelines.agents.citations import Citation
 from agent_pipelines.agents.loop import Answer
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.staging import stage, unstage
-from agent_pipelines.agents.tasks import Task, distinct
+from agent_pipelines.agents.tasks import Task
+from agent_pipelines.agents.tasks.reading import Digest, distinct
 from agent_pipelines.errors import UserError
 from agent_pipelines.state.engine import write
 from agent_pipelines.state.tables import answers, batches
@@ -55,20 +55,19 @@ def open_batch(
     snapshot: Snapshot | None = None,
     false_signals: Sequence[str] = (),
     partition: str = "",
-    source: object = "the source",
 ) -> Batch:
     """The unfinished batch of this very work, or a new one, with all of its tasks staged.
 
     Work is the same where agent, model, tasks, partition and snapshot are, so that what was cut off
-    is found again, and anything that changed starts afresh. One opener at a time: hold a lease on
-    the agent (or its partition). What one that died had staged is removed by the next.
+    is found again, in whatever order its tasks come now, and anything that changed starts afresh.
+    One opener at a time: hold a lease on the agent (or its partition). What one that died had
+    staged is removed by the next.
 
     Raises:
         UserError: the tasks cannot be read, two have one id, or one lacks a field. Nothing stays.
     """
     _remove_unopened(engine, spec.name, partition)
-    batch_id = _new_id()
-    on = [snapshot.index, snapshot.sequence] if snapshot else None
+    batch_id = new_id()
     with write(engine) as connection:
         connection.execute(
             insert(batches).values(
@@ -82,23 +81,20 @@ def open_batch(
                 started_at=datetime.now(UTC),
             )
         )
-    # How many run at once changes no answer.
-    agent = spec.model_dump(mode="json", exclude={"concurrency"})
-    head = [agent, model, on, sorted(false_signals), partition]
-    work = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    work = work_of(spec, model, snapshot, false_signals, partition)
     try:
-        count = stage(engine, batch_id, _complete(spec, distinct(tasks, source)), work)
+        stage(engine, batch_id, _complete(spec, distinct(tasks)), work)
         with write(engine) as connection:
             found = connection.execute(
                 select(batches.c.batch_id).where(
                     batches.c.agent == spec.name,
-                    batches.c.work == work.hexdigest(),
+                    batches.c.work == str(work),
                     batches.c.state != "finished",
                 )
             ).scalar()
             opened: dict[str, Any] = {"state": "running"}
             if found is None:
-                opened |= {"work": work.hexdigest(), "tasks": count}
+                opened |= {"work": str(work), "tasks": work.count, "model": model}
             connection.execute(
                 update(batches).where(batches.c.batch_id == (found or batch_id)).values(opened)
             )
@@ -108,7 +104,29 @@ def open_batch(
         raise
     if found is not None:
         _remove(engine, batch_id)
-    return Batch(found or batch_id, count, snapshot, tuple(false_signals), answered)
+    return Batch(found or batch_id, work.count, snapshot, tuple(false_signals), answered)
+
+
+def work_of(
+    spec: AgentSpec,
+    model: str,
+    snapshot: Snapshot | None,
+    false_signals: Sequence[str],
+    partition: str,
+    *,
+    rerun_of: str | None = None,
+) -> Digest:
+    """A digest of all that decides the answers but the tasks, which are to be added."""
+    # How many run at once changes no answer.
+    agent = spec.model_dump(mode="json", exclude={"concurrency"})
+    on = [snapshot.index, snapshot.sequence] if snapshot else None
+    head = [agent, model, on, sorted(false_signals), partition, rerun_of]
+    return Digest(json.dumps(head, sort_keys=True).encode())
+
+
+def new_id() -> str:
+    """The id of a new batch: one that sorts by time, and that a person can type."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
 
 
 def unanswered(engine: Engine, batch_id: str, *, after: int, limit: int) -> Sequence[Task]:
@@ -218,8 +236,8 @@ def read_answer(connection: Connection, batch_id: str, task_id: str) -> Answer |
     return _answer(row) if row else None
 
 
-def rows(engine: Engine, batch_id: str) -> Iterator[tuple[Task, Answer]]:
-    """Tasks and their answers in the order of the source, one at a time.
+def rows(engine: Engine, batch_id: str) -> Iterator[tuple[Task, Answer, datetime]]:
+    """Tasks, their answers and when those were given, in the order of the source, one at a time.
 
     Tasks that have no answer yet are left out; once a batch is finished there are none.
     """
@@ -235,7 +253,8 @@ def rows(engine: Engine, batch_id: str) -> Iterator[tuple[Task, Answer]]:
     )
     with engine.connect().execution_options(stream_results=True) as connection:
         for row in connection.execute(query):
-            yield Task(row.task_id, row.inputs, row.ordinal), _answer(row)
+            task = Task(row.task_id, row.inputs, row.ordinal)
+            yield task, _answer(row), row.finished_at
 
 
 @dataclass(frozen=True)
@@ -303,11 +322,6 @@ def _complete(spec: AgentSpec, tasks: Iterable[Task]) -> Iterator[Task]:
                 remedy="add it to the task, or take it out of bound_arguments",
             )
         yield task
-
-
-def _new_id() -> str:
-    """One that sorts by time, and that a person can type."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
 
 
 def _remove_unopened(engine: Engine, agent: str, partition: str) -> None:

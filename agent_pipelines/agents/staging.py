@@ -1,16 +1,16 @@
 """The tasks of a batch, staged in the state database as they stream from their source.
 
-Belongs here: writing and removing them. Does not belong here: where they come from (`tasks.py`), or
+Belongs here: writing and removing them. Does not belong here: where they come from (`tasks/`), or
 when a batch is opened and which of them are still to do (`answers.py`).
 """
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Protocol
 
 from sqlalchemy import Engine, insert
 
 from agent_pipelines.agents.tasks import Task
+from agent_pipelines.agents.tasks.reading import Digest
 from agent_pipelines.state.deletion import delete_where
 from agent_pipelines.state.engine import write
 from agent_pipelines.state.tables import tasks as staged
@@ -19,24 +19,15 @@ from agent_pipelines.state.tables import tasks as staged
 _SLICE = 500
 
 
-class Digest(Protocol):
-    """Whatever takes in bytes, such as `hashlib.sha256()`."""
-
-    def update(self, data: bytes, /) -> None: ...
-
-
-def stage(engine: Engine, batch_id: str, tasks: Iterable[Task], digest: Digest) -> int:
-    """Write the tasks of a batch, take each into the digest, and say how many there were.
+def stage(engine: Engine, batch_id: str, tasks: Iterable[Task], digest: Digest) -> None:
+    """Write the tasks of a batch, and take each into the digest.
 
     A task keeps the row that it has in its source; one that has none is numbered from 1.
     """
-    count = 0
     rows = _rows(batch_id, tasks, digest)
     while some := list(islice(rows, _SLICE)):
         with write(engine) as connection:
             connection.execute(insert(staged), some)
-        count += len(some)
-    return count
 
 
 def unstage(engine: Engine, batch_id: str) -> None:
@@ -46,7 +37,7 @@ def unstage(engine: Engine, batch_id: str) -> None:
 
 def _rows(batch_id: str, tasks: Iterable[Task], digest: Digest) -> Iterator[dict[str, object]]:
     for number, task in enumerate(tasks, start=1):
-        digest.update(task.canonical + b"\n")
+        digest.add(task)
         yield {
             "batch_id": batch_id,
             "ordinal": task.row or number,

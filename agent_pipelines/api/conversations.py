@@ -217,7 +217,14 @@ class Conversations:
             snapshot = await self._begin(agent)
             toolbox = await agent.toolbox()
             taken = await _in_thread(
-                records.take, self._engine, agent.name, agent.work, tenant, task, snapshot
+                records.take,
+                self._engine,
+                agent.name,
+                model=agent.model.name,
+                work=agent.work,
+                tenant=tenant,
+                task=task,
+                snapshot=snapshot,
             )
             if self._is_answered(conversation, taken):
                 return

@@ -57,13 +57,21 @@ def find(engine: Engine, agent: str, tenant: str, task_id: str) -> Taken | None:
 
 
 def take(
-    engine: Engine, agent: str, work: str, tenant: str, task: Task, snapshot: Snapshot | None
+    engine: Engine,
+    agent: str,
+    *,
+    model: str,
+    work: str,
+    tenant: str,
+    task: Task,
+    snapshot: Snapshot | None,
 ) -> Taken:
     """Take in a task, unless one of its id is there already.
 
     Args:
         engine: the state database.
         agent: its name.
+        model: its model's.
         work: its digest.
         tenant: whose task it is.
         task: what it is.
@@ -84,6 +92,7 @@ def take(
             "tenant": tenant,
             "state": STATE,
             "work": work,
+            "model": model,
             "index_name": snapshot.index if snapshot else None,
             "sequence": snapshot.sequence if snapshot else None,
             "false_signals": [],

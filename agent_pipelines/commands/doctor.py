@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from agent_pipelines.commands.jobs import check_tasks
+from agent_pipelines.agents.tasks.reading import digest_of
 from agent_pipelines.errors import UserError
 from agent_pipelines.loading import load_assets
 from agent_pipelines.local import models, weaviate
@@ -150,5 +150,5 @@ def _assets(folder: Path) -> Iterator[Finding]:
     for name, agent in loaded.agents.items():
         yield from _attempt(
             f"agent {name}",
-            lambda a=agent: f"{check_tasks(a.tasks_file())} tasks",  # type: ignore[misc]
+            lambda a=agent: f"{digest_of(a.tasks()).count} tasks",  # type: ignore[misc]
         )

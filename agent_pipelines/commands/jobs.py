@@ -7,12 +7,11 @@ a result reads (`results.py`).
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from agent_pipelines.agents.tasks import digest, distinct, read_tasks
+from agent_pipelines.agents.tasks.reading import digest_of
 from agent_pipelines.commands.results import Result
 from agent_pipelines.errors import UserError
 from agent_pipelines.session import Session
@@ -26,7 +25,7 @@ def check_inputs(session: Session, console: Console) -> None:
     """See that everything a run will need to read can be read, before anything is started.
 
     Raises:
-        UserError: a folder is broken, a source or a tasks file cannot be read, or see
+        UserError: a folder is broken, a source or an agent's tasks cannot be read, or see
             `check_surroundings`.
     """
     loaded = session.loaded
@@ -38,18 +37,8 @@ def check_inputs(session: Session, console: Console) -> None:
     for component in loaded.indexes.values():
         component.source.check()
     for agent in loaded.agents.values():
-        check_tasks(agent.tasks_file())
+        digest_of(agent.tasks())
     check_surroundings(session, console, loaded.indexes)
-
-
-def check_tasks(file: Path) -> int:
-    """Look at every task before anything is started, and say how many there are.
-
-    Raises:
-        UserError: they cannot be read, or two of them have one id.
-    """
-    count, _ = digest(distinct(read_tasks(file), file))
-    return count
 
 
 def check_surroundings(session: Session, console: Console, names: Iterable[str]) -> None:
@@ -136,15 +125,15 @@ def roll_back(session: Session, console: Console, name: str) -> Result:
     return Result("index", name, outcome, outcome.error)
 
 
-def run_batch(session: Session, console: Console, name: str, tasks: str | None) -> Result:
-    """Run the batch of one agent, with what it needs."""
+def run_batch(session: Session, console: Console, name: str, config: Mapping[str, Any]) -> Result:
+    """Run the batch of one agent, with what it needs. ``config``: see `BatchConfig`."""
     with waiting(console, "Weaviate:") as say:
         session.start_weaviate(say)
     with waiting(console, "Model server:") as say:
         session.start_llm(say)
     with waiting(console, "Search tool:") as say:
         session.start_search(say)
-    return _batch(session, console, name, tasks)
+    return _batch(session, console, name, config)
 
 
 def _batches(
@@ -158,13 +147,21 @@ def _batches(
             llm.result()
     except UserError as error:
         return [Result("agent", name, None, str(error)) for name in session.loaded.agents]
-    return [_batch(session, console, name, None) for name in session.loaded.agents]
+    return [_batch(session, console, name, {}) for name in session.loaded.agents]
 
 
-def _batch(session: Session, console: Console, name: str, tasks: str | None) -> Result:
-    ops = {f"{name}__answers": {"config": {"tasks": tasks} if tasks else {}}}
+def _batch(session: Session, console: Console, name: str, config: Mapping[str, Any]) -> Result:
+    """The batch; of an agent whose tasks are split that of every partition."""
+    component = session.loaded.agent(name)
+    ops = {f"{name}__answers": {"config": dict(config)}}
     console.print(f"[bold]agent {name}[/bold]")
-    outcome = session.run_job(f"{name}_batch", TerminalProgress(console), ops=ops)
+    run = partial(session.run_job, component.job_name, TerminalProgress(console), ops=ops)
+    first, *others = component.partitions or [None]
+    outcome = run(partition_key=first)
+    for key in others:
+        if not outcome.success:
+            break
+        outcome = outcome.then(run(partition_key=key))
     return Result("agent", name, outcome, outcome.error)
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from agent_pipelines.agents.spec import SEARCH_SERVER, AgentFields, AgentSpec
+from agent_pipelines.agents.tasks.catalogue import source_at
+from agent_pipelines.agents.tasks.reading import Tasks, digest_of
 from agent_pipelines.agents.tools import ToolTransportError
 from agent_pipelines.components import agent_report
 from agent_pipelines.components.agent_config import AgentConfig
@@ -19,18 +21,33 @@ from agent_pipelines.components.agent_run import BatchRun
 from agent_pipelines.components.configured_index import ConfiguredIndex
 from agent_pipelines.components.tool_server import resource_key
 from agent_pipelines.errors import UserError
+from agent_pipelines.indexing.partition import WHOLE, Partition, keyed
 
 
 class BatchConfig(dg.Config):
     """What a person may say to one batch, in the launchpad or on the command line."""
 
     tasks: str | None = Field(
-        default=None, description="Another tasks file than the one in the agent's YAML."
+        default=None,
+        description="Another file of tasks than the agent's own: a path or URL that ends in "
+        ".jsonl, .csv or .parquet.",
     )
+    rerun_failed: bool = Field(
+        default=False,
+        description="Answer anew only the rows of the last finished batch whose outcome is not ok. "
+        "That makes a new batch of all its tasks, which starts with the good answers; the earlier "
+        "batch stays as it was. The tasks are those on record: their source is not read again.",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "BatchConfig":
+        if self.rerun_failed and self.tasks:
+            raise ValueError("rerun_failed is about the tasks of the last batch: leave out tasks")
+        return self
 
 
 class AgentComponent(dg.Component):
-    """An agent: a model with instructions and tools that works through a file of tasks."""
+    """An agent: a model with instructions and tools that works through tasks."""
 
     def __init__(self, name: str, config: AgentConfig, folder: Path) -> None:
         self.name = name
@@ -87,9 +104,20 @@ class AgentComponent(dg.Component):
     def job_name(self) -> str:
         return f"{self.name}_batch"
 
-    def tasks_file(self, other: str | None = None) -> Path:
-        """The tasks file: the one in the YAML, or another one."""
-        return Path(other).absolute() if other else (self.folder / self.config.tasks).resolve()
+    @property
+    def partitions(self) -> Mapping[str, Partition]:
+        """The parts of its tasks by Dagster's partition key; empty where they are not split."""
+        return keyed(self.config.partitions)
+
+    def tasks(self, other: str | None = None, *, partition: Partition = WHOLE) -> Tasks:
+        """What it works through: what the YAML says, or another file, or a part of either.
+
+        Raises:
+            UserError: that other file is of no kind that there is, or the YAML's cannot be used.
+        """
+        if other is None:
+            return Tasks(self.config.tasks.open(self.folder), partition)
+        return Tasks(source_at(other).open(Path.cwd()), partition)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         del context
@@ -99,18 +127,28 @@ class AgentComponent(dg.Component):
             description=f"Let agent {self.name} work through its tasks.",
             tags={"agent": self.name},
         )
-        schedule = dg.ScheduleDefinition(
+        return dg.Definitions(
+            assets=[self._tasks(), self._answers()], jobs=[job], schedules=[self._schedule()]
+        )
+
+    def _schedule(self) -> dg.ScheduleDefinition:
+        @dg.schedule(
             name=f"{self.job_name}_schedule",
-            job=job,
+            job_name=self.job_name,
             cron_schedule=self.config.schedule or "0 6 * * *",
             execution_timezone="UTC",
             default_status=dg.DefaultScheduleStatus.RUNNING
             if self.config.schedule
             else dg.DefaultScheduleStatus.STOPPED,
         )
-        return dg.Definitions(
-            assets=[self._tasks(), self._answers()], jobs=[job], schedules=[schedule]
-        )
+        def schedule(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+            at = context.scheduled_execution_time.isoformat()
+            if not self.partitions:
+                yield dg.RunRequest(run_key=at)
+            for key in self.partitions:
+                yield dg.RunRequest(run_key=f"{at} {key}", partition_key=key)
+
+        return schedule
 
     def _common(self, asset: str, description: str) -> dict[str, Any]:
         return {
@@ -121,16 +159,17 @@ class AgentComponent(dg.Component):
 
     def _tasks(self) -> Any:
         @dg.observable_source_asset(
-            **self._common("tasks", "The tasks file; its version is a digest.")
+            **self._common("tasks", "What it works through; its version is a digest.")
         )
         def tasks() -> dg.ObserveResult:
-            from agent_pipelines.agents.tasks import digest, distinct, read_tasks
-
-            file = self.tasks_file()
-            count, version = digest(distinct(read_tasks(file), file))
+            try:
+                found = self.tasks()
+                digest = digest_of(found)
+            except UserError as error:
+                raise dg.Failure(str(error), allow_retries=False) from error
             return dg.ObserveResult(
-                data_version=dg.DataVersion(version),
-                metadata={"tasks": count, "file": dg.PathMetadataValue(file)},
+                data_version=dg.DataVersion(str(digest)),
+                metadata={"tasks": digest.count, "source": str(found)},
             )
 
         return tasks
@@ -143,6 +182,9 @@ class AgentComponent(dg.Component):
             **self._common("answers", "One answer per task, with its citations and outcome."),
             deps=upstream,
             kinds={"vllm"},
+            partitions_def=dg.StaticPartitionsDefinition(list(self.partitions))
+            if self.partitions
+            else None,
             # Named here, not as parameters: which tool servers there are is in the YAML.
             required_resource_keys={
                 *("weaviate", "embedder", "state", "llm"),
@@ -157,8 +199,6 @@ class AgentComponent(dg.Component):
         def answers(
             context: dg.AssetExecutionContext, config: BatchConfig
         ) -> Iterator[dg.MaterializeResult[None]]:
-            from agent_pipelines.agents.tasks import read_tasks
-
             resources = context.resources
             run = BatchRun(
                 spec=self.spec,
@@ -172,10 +212,12 @@ class AgentComponent(dg.Component):
                     server: getattr(resources, resource_key(server)) for server in self.tool_servers
                 },
                 log=context.log.info,
+                partition=context.partition_key if self.partitions else "",
             )
+            part = self.partitions.get(run.partition, WHOLE)
             try:
-                file = self.tasks_file(config.tasks)
-                ended = run.run(read_tasks(file), file)
+                tasks = None if config.rerun_failed else self.tasks(config.tasks, partition=part)
+                ended = run.run(tasks)
             except (UserError, ToolTransportError) as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
             yield dg.MaterializeResult(

@@ -5,6 +5,7 @@ Belongs here: the targets of the checks, and metadata. Does not belong here: run
 """
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -113,9 +114,9 @@ def metadata(ended: Ended, engine: Engine) -> dict[str, Any]:
     }
 
 
-def _sample(rows: Sequence[tuple[Task, "Answer"]]) -> str:
+def _sample(rows: Sequence[tuple[Task, "Answer", datetime]]) -> str:
     blocks = []
-    for task, answer in rows:
+    for task, answer, _ in rows:
         output = answer.output or {}
         text = output.get("answer", output) if answer.outcome == "ok" else answer.error
         cited = "\n".join(f"- [{c.title or c.document_id}]({c.uri})" for c in answer.citations)

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,16 +72,22 @@ class BatchRun:
     llm: LlmResource
     tools: Mapping[str, ToolServerResource]
     log: Callable[[str], object]
+    partition: str = ""
+    """Which part of the agent's tasks; empty for all of them."""
 
-    def run(self, tasks: Iterable[Task], source: object) -> Ended:
+    def run(self, tasks: Iterable[Task] | None) -> Ended:
         """Answer every task; what an earlier run has answered of them is not asked again.
+
+        Args:
+            tasks: what to answer; None for those that failed in the last finished batch.
 
         Raises:
             UserError: the tasks cannot be read, the index is not true, another run is at it.
             ToolTransportError: a tool server does not answer at the start.
         """
-        with leases.hold(self.state.engine(), f"agent {self.spec.name}") as lease:
-            return asyncio.run(self._run(tasks, source, self._admit(), lease))
+        name = f"agent {self.spec.name} {self.partition}".strip()
+        with leases.hold(self.state.engine(), name) as lease:
+            return asyncio.run(self._run(tasks, self._admit(), lease))
 
     def _admit(self) -> Admitted | None:
         """Ask the index's signals anew: agents spend no GPU on an index that is not true."""
@@ -122,14 +129,11 @@ class BatchRun:
         )
 
     async def _run(
-        self,
-        tasks: Iterable[Task],
-        source: object,
-        admitted: Admitted | None,
-        lease: leases.Lease,
+        self, tasks: Iterable[Task] | None, admitted: Admitted | None, lease: leases.Lease
     ) -> Ended:
         from agent_pipelines.agents import answers
         from agent_pipelines.agents.batch import run_batch
+        from agent_pipelines.agents.rerun import rerun_failed
         from agent_pipelines.agents.tool_records import recorded
         from agent_pipelines.agents.watch import Watch
 
@@ -144,13 +148,13 @@ class BatchRun:
             if sessions:
                 await stack.enter_async_context(recorded(engine, self.spec.name, tally, breakers))
             model = await stack.enter_async_context(self.llm.open())
+            opened = rerun_failed if tasks is None else partial(answers.open_batch, tasks=tasks)
             batch = await asyncio.to_thread(
-                answers.open_batch,
+                opened,
                 engine,
                 self.spec,
-                tasks,
-                source=source,
                 model=model.name,
+                partition=self.partition,
                 snapshot=answers.Snapshot(admitted.snapshot.index, admitted.snapshot.sequence)
                 if admitted
                 else None,

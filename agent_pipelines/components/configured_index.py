@@ -17,7 +17,7 @@ from agent_pipelines.indexing.chunking import ChunkerSpec
 from agent_pipelines.indexing.embedding import Embedder
 from agent_pipelines.indexing.generations import check_index_name
 from agent_pipelines.indexing.index import Index
-from agent_pipelines.indexing.partition import Partition
+from agent_pipelines.indexing.partition import Partition, keyed
 from agent_pipelines.indexing.sources import Source
 from resources.embedder import EmbedderResource
 from resources.state import StateResource
@@ -75,10 +75,7 @@ class ConfiguredIndex:
     @property
     def partitions(self) -> Mapping[str, Partition]:
         """The parts of a split index by Dagster's partition key; empty where it is not split."""
-        count = self.config.partitions
-        if count == 1:
-            return {}
-        return {f"{n + 1}-of-{count}": Partition(n, count) for n in range(count)}
+        return keyed(self.config.partitions)
 
     def model(self, embedder: EmbedderResource) -> Embedder:
         """The embedder of this index.

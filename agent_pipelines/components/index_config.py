@@ -4,20 +4,17 @@ Belongs here: fields, defaults and their explanations, as shown by `dg docs` and
 not belong here: what is made of them (`index.py`).
 """
 
-import os
-import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from dagster._utils.schedules import is_valid_cron_string
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from agent_pipelines.components.variables import filled
 from agent_pipelines.indexing.index import WhenFalse
 from agent_pipelines.indexing.partition import BUCKETS
 from agent_pipelines.indexing.sources.catalogue import AnySource
 from agent_pipelines.indexing.store import CollectionSettings
-
-_VARIABLE = re.compile(r"\{\{\s*env\.(\w+)\s*\}\}")
 
 
 class Chunking(BaseModel):
@@ -101,19 +98,4 @@ class IndexConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _with_variables(cls, attributes: Any) -> Any:
-        return _filled(attributes)
-
-
-def _filled(value: Any) -> Any:
-    """The value with every `{{ env.NAME }}` in it replaced."""
-    if isinstance(value, dict):
-        return {key: _filled(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_filled(each) for each in value]
-    return _VARIABLE.sub(_variable, value) if isinstance(value, str) else value
-
-
-def _variable(found: re.Match[str]) -> str:
-    if (name := found[1]) not in os.environ:
-        raise ValueError(f"the environment variable {name} is not set")
-    return os.environ[name]
+        return filled(attributes)

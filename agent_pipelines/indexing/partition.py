@@ -1,14 +1,15 @@
-"""Splitting an index by document id, so that several runs can sync it side by side.
+"""Splitting an index by document id, so that several runs can sync it side by side; and a batch by
+task id, likewise.
 
-Belongs here: which partition a document is in. Does not belong here: who syncs which partition
+Belongs here: which partition an id is in. Does not belong here: who works at which partition
 (`components/`) or what a partition's ledger looks like (`ledger.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
-#: Documents hash into this many buckets, and a partition is a set of buckets. A row or an object
+#: Ids hash into this many buckets, and a partition is a set of buckets. A row or an object
 #: keeps its bucket when the number of partitions changes.
 BUCKETS = 256
 
@@ -23,9 +24,9 @@ class Partition:
     def __str__(self) -> str:
         return f"{self.number + 1} of {self.of}"
 
-    def has(self, document_id: str) -> bool:
-        """Whether a document is in this part."""
-        return self.of == 1 or bucket_of(document_id) % self.of == self.number
+    def has(self, id_: str) -> bool:
+        """Whether a document, or a task, is in this part."""
+        return self.of == 1 or bucket_of(id_) % self.of == self.number
 
     @property
     def buckets(self) -> Sequence[int]:
@@ -37,6 +38,13 @@ class Partition:
 WHOLE = Partition(0, 1)
 
 
-def bucket_of(document_id: str) -> int:
+def keyed(count: int) -> Mapping[str, Partition]:
+    """All of so many parts by Dagster's partition key; none where nothing is split."""
+    if count == 1:
+        return {}
+    return {f"{n + 1}-of-{count}": Partition(n, count) for n in range(count)}
+
+
+def bucket_of(id_: str) -> int:
     """CRC-32 of the id, reduced to a bucket; the same in every process."""
-    return crc32(document_id.encode()) % BUCKETS
+    return crc32(id_.encode()) % BUCKETS

@@ -247,9 +247,11 @@ batches = Table(
     Column("work", String(64)),
     # how many; empty while it is opening
     Column("tasks", BigInteger),
+    # the model that answers, by the name that its server gives it
+    Column("model", String(255)),
     # which part of the agent's tasks, such as 2-of-4; empty for all of them
     Column("partition", String(32), nullable=False, server_default=""),
-    # the batch whose failed rows it answers anew
+    # the batch whose failed rows it answers anew; the journals of the others are there
     Column("rerun_of", String(64)),
     # of an interactive one: whose tasks these are
     Column("tenant", Text),

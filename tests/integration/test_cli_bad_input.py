@@ -140,6 +140,21 @@ CASES = [
         ("tasks file /no/such/tasks.jsonl cannot be read", "point `tasks`"),
     ),
     Case(
+        "tasks-of-no-kind",
+        "batch helper --tasks tasks.xlsx",
+        ("tasks 'tasks.xlsx' ends in none of .csv, .jsonl", "name a file that ends in one"),
+    ),
+    Case(
+        "rerun-of-other-tasks",
+        "batch helper --rerun-failed --tasks tasks.jsonl",
+        ("--rerun-failed is about the tasks of the last batch", "leave out one"),
+    ),
+    Case(
+        "no-answers",
+        "answers helper --output answers.parquet",
+        ("agent helper has no batch on record of its tasks", "agent-pipelines batch helper"),
+    ),
+    Case(
         "port-taken",
         "dev --port {taken}",
         ("port {taken} cannot be used", "in use", "name another with --port"),

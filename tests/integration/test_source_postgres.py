@@ -95,7 +95,7 @@ def test_a_row_is_found_by_the_index_of_its_id(
             assert id_ in {ref.id for ref in source.list()}
         sent: list[tuple[str, Any]] = []
 
-        @event.listens_for(source._open(), "before_cursor_execute")
+        @event.listens_for(source._database.engine(), "before_cursor_execute")
         def remember(_c: Any, _cursor: Any, said: str, values: Any, *_: Any) -> None:
             sent.append((said, values))
 

@@ -187,7 +187,7 @@ def test_tasks_that_cannot_be_staged_to_the_end_leave_nothing(engine: Engine) ->
 
     with pytest.raises(UserError, match="is gone"):
         open_batch(engine, SPEC, failing(), model=MODEL)
-    with pytest.raises(UserError, match="t0 on lines 1, 3"):
+    with pytest.raises(UserError, match="it holds tasks twice: t0 on rows 1, 3"):
         open_batch(engine, SPEC, [*tasks_of("a", "b"), *tasks_of("c")], model=MODEL)
     binding = SPEC.model_copy(update={"bound_arguments": {"search": {"query": "{topic}"}}})
     with pytest.raises(UserError, match="task 't0' has no field topic"):

@@ -1,6 +1,5 @@
-"""What an agent and a task may be, and the pure decisions around a batch."""
+"""What an agent may be, and the pure decisions around a batch."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,65 +16,7 @@ from agent_pipelines.agents.schemas import (
     without,
 )
 from agent_pipelines.agents.spec import AgentSpec
-from agent_pipelines.agents.tasks import Task, distinct, read_tasks
 from agent_pipelines.agents.tools import ToolResult
-from agent_pipelines.errors import UserError
-
-
-def written(folder: Path, text: str) -> Path:
-    path = folder / "tasks.jsonl"
-    path.write_text(text)
-    return path
-
-
-def tasks_in(path: Path) -> list[Task]:
-    return list(distinct(read_tasks(path), path))
-
-
-class TestTasks:
-    def test_ids_are_explicit_or_follow_from_the_content(self, tmp_path: Path) -> None:
-        path = written(
-            tmp_path,
-            '{"task_id": "a", "question": "one?"}\n\n{"question": "two?"}\n{"x": 1, "y": 2}\n',
-        )
-        again = written(tmp_path / "..", '{"y": 2, "x": 1}\n')
-        explicit, question, fields = tasks_in(path)
-        assert explicit.task_id == "a"
-        assert explicit.prompt == "one?"
-        assert question.prompt == "two?"
-        assert tasks_in(again)[0].task_id == fields.task_id != question.task_id
-        assert fields.prompt == '{"x": 1, "y": 2}'
-
-    def test_duplicates_are_named(self, tmp_path: Path) -> None:
-        text = (
-            '{"question": "a"}\n{"task_id": 7, "question": "b"}\n{"task_id": "7", "question": "c"}'
-        )
-        with pytest.raises(UserError, match="7 on lines 2, 3"):
-            tasks_in(written(tmp_path, text))
-
-    @pytest.mark.parametrize(
-        "line",
-        [
-            "{",
-            "[]",
-            "{}",
-            '{"task_id": "a"}',
-            '{"task_id": "", "q": 1}',
-            '{"task_id": true, "q": 1}',
-        ],
-    )
-    def test_a_bad_line_is_named(self, tmp_path: Path, line: str) -> None:
-        with pytest.raises(UserError, match=r"tasks.jsonl, line 2 is not a task"):
-            tasks_in(written(tmp_path, '{"question": "a"}\n' + line))
-
-    def test_no_tasks_and_no_file_are_errors(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="holds no task"):
-            tasks_in(written(tmp_path, "\n"))
-        with pytest.raises(UserError, match="cannot be read"):
-            tasks_in(tmp_path / "missing.jsonl")
-
-    def test_a_line_separator_inside_a_text_ends_no_line(self, tmp_path: Path) -> None:
-        assert len(tasks_in(written(tmp_path, '{"question": "a\u2028b"}\n'))) == 1
 
 
 class TestSpec:

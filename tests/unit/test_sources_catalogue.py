@@ -7,9 +7,11 @@ import jsonschema
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from agent_pipelines.indexing import sources
 from agent_pipelines.indexing.sources import Source, SourceConfig
-from agent_pipelines.indexing.sources.catalogue import AnySource, _kinds
+from agent_pipelines.indexing.sources.catalogue import AnySource
 from agent_pipelines.indexing.sources.files import Files
+from agent_pipelines.kinds import kinds_in
 
 ANY: TypeAdapter[Any] = TypeAdapter(AnySource)
 
@@ -126,4 +128,5 @@ def test_a_class_defined_elsewhere_has_no_short_name() -> None:
             raise NotImplementedError
 
     assert Stray in SourceConfig.__subclasses__()
-    assert {kind.__name__ for kind in _kinds()} == {"Distributions", "Files", "Http", "Sql"}
+    found = kinds_in(sources, SourceConfig)
+    assert {kind.__name__ for kind in found} == {"Distributions", "Files", "Http", "Sql"}

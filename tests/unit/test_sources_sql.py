@@ -128,7 +128,7 @@ def test_the_first_row_is_listed_before_the_last_is_made(tmp_path: Path) -> None
     )
     assert isinstance(source, SqlSource)
 
-    @event.listens_for(source._open(), "connect")
+    @event.listens_for(source._database.engine(), "connect")
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
         connection.create_function("made", 1, make)
 

@@ -1,85 +1,14 @@
-"""Every kind of source there is, found by looking: a new kind is a new file and nothing else.
+"""Every kind of source there is: a new kind is a new file beside this one and nothing else.
 
-Belongs here: the type that YAML is validated against, and sources that live in other packages. Does
-not belong here: any kind of source.
+Belongs here: the type that YAML is validated against. Does not belong here: any kind of source, or
+how kinds are found (`kinds.py`).
 """
 
-import importlib
-import inspect
-import pkgutil
-from collections.abc import Mapping
-from functools import reduce
-from operator import or_
-from typing import Annotated, Any
-
-from pydantic import Field, GetJsonSchemaHandler, ValidatorFunctionWrapHandler, WrapValidator
-from pydantic_core import CoreSchema
+from typing import Any
 
 from agent_pipelines.indexing import sources
 from agent_pipelines.indexing.sources import SourceConfig
-
-
-def _kinds() -> list[type[SourceConfig]]:
-    here = f"{sources.__name__}."
-    for module in pkgutil.iter_modules(sources.__path__, here):
-        if module.name != __name__:
-            importlib.import_module(module.name)
-    # Those of other packages have no name but their class's path.
-    found = [kind for kind in SourceConfig.__subclasses__() if kind.__module__.startswith(here)]
-    return sorted(found, key=lambda kind: kind.__name__)
-
-
-def _by_class_path(value: Any, known: ValidatorFunctionWrapHandler) -> Any:
-    """A `kind` with a dot in it is the path of a class; every other one is told by `known`."""
-    path = value.get("kind") if isinstance(value, Mapping) else None
-    if not isinstance(path, str) or "." not in path:
-        return known(value)
-    found = _class_at(path)
-    own = {
-        name: each for name, each in value.items() if name != "kind" or name in found.model_fields
-    }
-    return found.model_validate(own)
-
-
-def _class_at(path: str) -> type[SourceConfig]:
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except Exception as error:  # a user's module may raise anything
-        raise ValueError(
-            f"kind {path!r} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    if found is None:
-        raise ValueError(f"kind {path!r} is not there: the module {module} has no {name}")
-    if not (isinstance(found, type) and issubclass(found, SourceConfig)):
-        raise ValueError(f"kind {path!r} is no subclass of {sources.__name__}.SourceConfig")
-    if inspect.isabstract(found):
-        missing = ", ".join(sorted(found.__abstractmethods__))
-        raise ValueError(f"kind {path!r} is abstract: it does not define {missing}")
-    return found
-
-
-class _OrClassPath:
-    """Adds to the schema of the known kinds that a class path is one, too, with any fields."""
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        other = {
-            "title": "a class on the Python path",
-            "description": "A subclass of agent_pipelines.indexing.sources.SourceConfig, "
-            "such as my_package.my_module.MySource; the other keys are its fields.",
-            "type": "object",
-            "properties": {"kind": {"type": "string", "pattern": r"\."}},
-            "required": ["kind"],
-        }
-        return {"anyOf": [handler(schema), other]}
-
+from agent_pipelines.kinds import any_of
 
 #: The union of all kinds, told apart by their `kind`; or a class elsewhere, by its path.
-AnySource: Any = Annotated[
-    reduce(or_, _kinds()),
-    Field(discriminator="kind"),
-    WrapValidator(_by_class_path),
-    _OrClassPath(),
-]
+AnySource: Any = any_of(sources, SourceConfig)

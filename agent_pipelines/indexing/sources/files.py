@@ -5,13 +5,12 @@ Belongs here: listing and reading files. Does not belong here: decoding them (`e
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from fsspec import AbstractFileSystem, get_filesystem_class
+from fsspec import AbstractFileSystem
 from fsspec.archive import AbstractArchiveFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
@@ -29,9 +28,7 @@ from agent_pipelines.indexing.sources import (
     SourceError,
 )
 from agent_pipelines.indexing.sources.globs import matcher
-
-#: The user and password of a URL.
-_CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
+from agent_pipelines.locations import anonymous, check_protocols, located, public, said
 
 #: How a byte of a name begins in an id where the name is not UTF-8.
 _ESCAPED = r"\udc"
@@ -59,10 +56,7 @@ class Files(SourceConfig):
 
     def open(self, folder: Path) -> Source:
         """The source; a relative path is below `folder`."""
-        archive, chain, place = self.url.rpartition("::")
-        if "://" not in place:
-            place = str((folder / Path(place).expanduser()).resolve())
-        return FilesSource(archive + chain + place, self.include, self.exclude, self.options)
+        return FilesSource(located(self.url, folder), self.include, self.exclude, self.options)
 
 
 class FilesSource:
@@ -80,18 +74,11 @@ class FilesSource:
         options: Mapping[str, Any],
     ) -> None:
         self._url = url
-        self._shown = _public(url)
+        self._shown = public(url)
         self._options = options
         self._opened: tuple[AbstractFileSystem, str] | None = None
         self._matches = matcher(include, exclude)
-        for protocol in re.findall(r"(?:^|::)([^:]*)://", url):
-            try:
-                get_filesystem_class(protocol)
-            except (ImportError, ValueError) as error:
-                raise UserError(
-                    f"source.url {self._shown!r} cannot be opened: {error}",
-                    remedy="use a path or an fsspec URL, and install the package it names",
-                ) from error
+        check_protocols(url, "source.url")
 
     def _open(self) -> tuple[AbstractFileSystem, str]:
         """The file system as it is now, and where in it the folder is."""
@@ -170,13 +157,10 @@ class FilesSource:
         )
 
     def _said(self, error: BaseException) -> str:
-        said = str(error)
-        for bit in self._url.split("::"):
-            said = said.replace(bit, _public(bit))
-        return said
+        return said(error, self._url)
 
     def _uri(self, fs: AbstractFileSystem, path: str) -> str:
-        uri = _CREDENTIALS.sub("", fs.unstrip_protocol(path))
+        uri = anonymous(fs.unstrip_protocol(path))
         if not isinstance(fs, AbstractArchiveFileSystem):
             return uri
         # The file system does not say in which archive it is.
@@ -196,14 +180,6 @@ def _entries(fs: AbstractFileSystem, folder: str) -> Iterator[dict[str, Any]]:
             except FileNotFoundError:  # deleted since
                 continue
             yield info
-
-
-def _public(url: str) -> str:
-    """The URL without what nobody else is to see: a password, or a signature in its query."""
-    bits = url.split("::")
-    return "::".join(
-        _CREDENTIALS.sub("", bit).partition("?")[0] if "://" in bit else bit for bit in bits
-    )
 
 
 def _version(info: dict[str, Any]) -> str:

@@ -6,32 +6,26 @@ query is read as a subquery, which only a query can be).
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from threading import Lock
 from typing import Any, Literal
-from urllib.parse import quote
 from uuid import UUID
 
 from pydantic import Field, field_validator
 from sqlalchemy import (
     URL,
     Connection,
-    Engine,
     RowMapping,
     bindparam,
     column,
-    create_engine,
-    make_url,
     select,
     text,
 )
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.types import NullType
 
+from agent_pipelines.database import Database, one_select, parsed
 from agent_pipelines.errors import UserError
 from agent_pipelines.indexing import extraction
 from agent_pipelines.indexing.sources import (
@@ -45,16 +39,6 @@ from agent_pipelines.indexing.sources import (
 
 #: Rows fetched together: what a listing holds in memory.
 _ROWS = 1_000
-
-#: Packages whose driver has another name than they have.
-_PACKAGES = {
-    "MySQLdb": "mysqlclient",
-    "psycopg": "psycopg[binary]",
-    "psycopg2": "psycopg2-binary",
-}
-
-#: The first word of a query, after what may stand before it.
-_FIRST_WORD = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(\w*)", re.DOTALL)
 
 #: What ids may be: each is made from its own text, so a row is looked up by the type it has.
 _ID_TYPES = (str, int, UUID, Decimal)
@@ -86,16 +70,11 @@ class Sql(SourceConfig):
     @field_validator("query")
     @classmethod
     def _one_select(cls, query: str) -> str:
-        query = query.strip().rstrip("; \n\t\r")
-        found = _FIRST_WORD.match(query)
-        first = found[1] if found else ""
-        if first.upper() not in ("SELECT", "WITH"):
-            raise ValueError(f"must be one SELECT (or WITH … SELECT), not {first or 'nothing'!r}")
-        return query
+        return one_select(query)
 
     def open(self, folder: Path) -> Source:
         """The source; a relative SQLite path is below `folder`."""
-        return SqlSource(_parsed(self.url, folder), self.query, self.format)
+        return SqlSource(parsed(self.url, folder, "source.url"), self.query, self.format)
 
 
 class SqlSource:
@@ -106,25 +85,22 @@ class SqlSource:
     """
 
     def __init__(self, url: URL, query: str, default_format: str) -> None:
-        self._url = url
-        # Options may hold secrets of their own.
-        self._shown = url.set(query={}).render_as_string(hide_password=True)
+        self._database = Database(url, "source.url")
         self._format = default_format
         # A colon would begin a parameter; a comment at the end would swallow the parenthesis.
         verbatim = text(query.replace(":", r"\:") + "\n")
         self._query = verbatim.columns(column("id"), column("version")).subquery("q")
-        self._engine: Engine | None = None
-        self._opening = Lock()
         self._id_type: type | None = None
 
     def check(self) -> None:
         """Connect, and see that the query gives the columns it must; no row is read."""
-        engine = self._open()
+        engine = self._database.engine()
         try:
             connection = engine.connect()
         except Exception as error:  # every driver raises its own kinds
+            said = self._database.said(error)
             raise UserError(
-                f"source.url {self._shown} cannot be connected to: {self._said(error)}",
+                f"source.url {self._database.shown} cannot be connected to: {said}",
                 remedy="correct `url` in defs.yaml, or see that the database is up and lets us in",
             ) from error
         try:
@@ -137,14 +113,14 @@ class SqlSource:
             ) from error
         except Exception as error:  # every driver raises its own kinds
             raise UserError(
-                f"source.query cannot be run as a subquery: {self._said(error)}",
+                f"source.query cannot be run as a subquery: {self._database.said(error)}",
                 remedy="correct `query` in defs.yaml: one SELECT, which runs on that database",
             ) from error
 
     def list(self) -> Iterator[Ref]:
         """List the rows as the database streams them, in its own order."""
         try:
-            with self._open().connect() as connection:
+            with self._database.engine().connect() as connection:
                 # Nobody else's from here on: closed with the listing, not kept for the next one.
                 connection.detach()
                 yield from self._refs(connection)
@@ -153,7 +129,9 @@ class SqlSource:
         except UserError as error:
             raise SourceError(error.message) from error
         except Exception as error:  # every driver raises its own kinds
-            raise SourceError(f"{self._shown} cannot be listed: {self._said(error)}") from error
+            raise SourceError(
+                f"{self._database.shown} cannot be listed: {self._database.said(error)}"
+            ) from error
 
     def _refs(self, connection: Connection) -> Iterator[Ref]:
         columns = self._columns(connection)
@@ -187,12 +165,12 @@ class SqlSource:
     def load(self, ref: Ref) -> Document:
         """Read one row."""
         try:
-            with self._open().connect() as connection:
+            with self._database.engine().connect() as connection:
                 row = self._row(connection, ref.id)
         except UserError as error:
             raise DocumentError(error.message) from error
         except Exception as error:  # every driver raises its own kinds
-            raise DocumentError(f"cannot be read: {self._said(error)}") from error
+            raise DocumentError(f"cannot be read: {self._database.said(error)}") from error
         if row is None:
             raise DocumentError("was deleted from the source while the sync ran")
         if not isinstance(row["text"], str | None):
@@ -228,74 +206,6 @@ class SqlSource:
         rows = connection.execute(select(text("*")).select_from(self._query).where(same))
         # A collation may find `A` equal to `a`, which are two documents.
         return next((row for row in rows.mappings() if str(row["id"]) == id_), None)
-
-    def _open(self) -> Engine:
-        """The engine; connects to nothing.
-
-        Raises:
-            UserError: its driver is not installed, or cannot be used here.
-        """
-        with self._opening:
-            if self._engine is None:
-                self._engine = self._engine_of_url()
-            return self._engine
-
-    def _engine_of_url(self) -> Engine:
-        try:
-            engine = create_engine(self._url, pool_pre_ping=True, hide_parameters=True)
-        except NoSuchModuleError as error:
-            raise UserError(
-                f"source.url {self._shown} is of a kind that SQLAlchemy does not know",
-                remedy="correct its beginning, or install the package that adds the kind",
-            ) from error
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"source.url {self._shown} needs the driver {error.name}, which is not installed",
-                remedy=f"pip install '{_PACKAGES.get(str(error.name), error.name)}'",
-            ) from error
-        except (ArgumentError, ImportError) as error:
-            raise UserError(
-                f"source.url {self._shown} cannot be used: {self._said(error)}",
-                remedy="correct `url` in defs.yaml",
-            ) from error
-        if engine.dialect.is_async:
-            raise UserError(
-                f"source.url {self._shown} names an asyncio driver",
-                remedy="name one that is not, such as postgresql+psycopg2 or mysql+pymysql",
-            )
-        return engine
-
-    def _said(self, error: BaseException) -> str:
-        """The database's own words, in one line, without the password."""
-        cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-        said = " ".join(str(cause).split()) or type(cause).__name__
-        password = self._url.password
-        return said.replace(str(password), "***") if password else said
-
-
-def _parsed(url: str, folder: Path) -> URL:
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:  # ValueError: a port that is no number
-        # Where a password would be in it cannot be told.
-        shown = url if not {"@", "?"} & {*url} else url.partition(":")[0] + ":…"
-        raise UserError(
-            f"source.url {shown!r} is not a SQLAlchemy URL",
-            remedy="write it as dialect://user:password@host/database, with %40 for an @ in the "
-            "password; or sqlite:///path",
-        ) from error
-    if parsed.drivername == "postgresql":
-        # SQLAlchemy would take psycopg 3; this one comes with the program.
-        return parsed.set(drivername="postgresql+psycopg2")
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
-        if parsed.database.startswith((":", "file:")):
-            return parsed
-        path = (folder / Path(parsed.database).expanduser()).resolve()
-        # Only read: a file that is not there must not come into being, empty.
-        return parsed.set(database=f"file:{quote(str(path))}").update_query_dict(
-            {"mode": "ro", "uri": "true"}
-        )
-    return parsed
 
 
 def _id_type(value: Any, before: type | None = None) -> type:

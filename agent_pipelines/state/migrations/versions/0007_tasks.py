@@ -21,6 +21,7 @@ def upgrade() -> None:
     with op.batch_alter_table("batches") as batches:
         batches.add_column(sa.Column("work", sa.String(length=64)))
         batches.add_column(sa.Column("tasks", sa.BigInteger()))
+        batches.add_column(sa.Column("model", sa.String(length=255)))
         batches.add_column(
             sa.Column("partition", sa.String(length=32), nullable=False, server_default="")
         )

@@ -1,0 +1,99 @@
+"""Answering anew what failed: a batch of the same tasks that starts with the good answers.
+
+Belongs here: opening such a batch. Does not belong here: running it, which is as for any other
+(`batch.py`).
+
+The earlier batch stays as it was, its failed answers and all journals with it. The new one has all
+of its tasks, and its good answers with whatever was recorded of them, so that report, checks and
+export are of the whole; the failed rows are begun from nothing.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import ColumnElement, Engine, Insert, Table, func, insert, literal, select, update
+
+from agent_pipelines.agents.answers import Batch, Snapshot, new_id, outcomes, work_of
+from agent_pipelines.agents.batches import newest
+from agent_pipelines.agents.spec import AgentSpec
+from agent_pipelines.errors import UserError
+from agent_pipelines.state.engine import write
+from agent_pipelines.state.tables import answers, batches
+from agent_pipelines.state.tables import tasks as staged
+
+
+def rerun_failed(
+    engine: Engine,
+    spec: AgentSpec,
+    *,
+    model: str,
+    snapshot: Snapshot | None = None,
+    false_signals: Sequence[str] = (),
+    partition: str = "",
+) -> Batch:
+    """A batch that answers anew what did not end ok in the newest finished one of the agent.
+
+    Cut off, it is found again by the next call, as long as agent, model and snapshot are the same.
+    Where nothing failed it is that earlier batch itself, which has nothing left to answer.
+
+    Raises:
+        UserError: no batch has finished yet.
+    """
+    earlier = newest(engine, spec.name, partition=partition, finished=True)
+    if earlier is None:
+        raise UserError(
+            f"agent {spec.name} has no finished batch whose failed rows could be answered anew",
+            remedy=f"run `agent-pipelines batch {spec.name}` without --rerun-failed",
+        )
+    of = earlier.batch_id
+    counts = outcomes(engine, of)
+    tasks = counts.total()
+    if counts["ok"] == tasks:
+        return Batch(of, tasks, snapshot, tuple(false_signals), tasks)
+    work = str(work_of(spec, model, snapshot, false_signals, partition, rerun_of=of))
+    batch_id = new_id()
+    # One transaction, all of it inside the database: 100,000 rows take it a second or two.
+    with write(engine) as connection:
+        found = connection.execute(
+            select(batches.c.batch_id).where(
+                batches.c.agent == spec.name,
+                batches.c.work == work,
+                batches.c.state != "finished",
+            )
+        ).scalar()
+        if found is None:
+            connection.execute(
+                insert(batches).values(
+                    batch_id=batch_id,
+                    agent=spec.name,
+                    state="running",
+                    work=work,
+                    tasks=tasks,
+                    model=model,
+                    partition=partition,
+                    rerun_of=of,
+                    index_name=snapshot.index if snapshot else None,
+                    sequence=snapshot.sequence if snapshot else None,
+                    false_signals=list(false_signals),
+                    started_at=datetime.now(UTC),
+                )
+            )
+            connection.execute(_copied(staged, of, batch_id))
+            connection.execute(_copied(answers, of, batch_id, answers.c.outcome == "ok"))
+        else:
+            connection.execute(
+                update(batches).where(batches.c.batch_id == found).values(state="running")
+            )
+        answered = connection.execute(
+            select(func.count())
+            .select_from(answers)
+            .where(answers.c.batch_id == (found or batch_id))
+        ).scalar_one()
+    return Batch(found or batch_id, tasks, snapshot, tuple(false_signals), answered)
+
+
+def _copied(table: Table, of: str, to: str, *conditions: ColumnElement[bool]) -> Insert:
+    """Every row of one batch, as one of another."""
+    others = [column for column in table.columns if column.name != "batch_id"]
+    rows = select(literal(to), *others).where(table.c.batch_id == of, *conditions)
+    return insert(table).from_select(["batch_id", *(column.name for column in others)], rows)
