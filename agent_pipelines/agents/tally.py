@@ -103,7 +103,7 @@ class Tally:
             for (of_server, of_tool, outcome), number in self.outcomes.items():
                 if (of_server, of_tool) == (server, tool):
                     found[outcome] = number
-            seconds = self._seconds.get((server, tool), [])
+            seconds = list(self._seconds.get((server, tool), ()))
             yield server, tool, found, _quantile(seconds, 0.5), _quantile(seconds, 0.99)
 
 

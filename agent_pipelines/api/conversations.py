@@ -231,11 +231,13 @@ class Conversations:
             conversation.begun = True
             conversation.tell(Event("started", named))
             answer = await self._converse(conversation, toolbox, taken.batch_id)
-            if agent.policy is not None:
+            if agent.policy is not None and snapshot is not None:
                 admission = await _in_thread(agent.policy.end)
                 if not admission.allowed:
                     raise _not_true(agent.name, agent.policy.index, admission.reason)
-                answer = replace(answer, false_signals=admission.false_signals)
+                # What retrieved nothing rests on what there was.
+                sequence = snapshot.sequence if answer.sequence is None else answer.sequence
+                answer = replace(answer, sequence=sequence, false_signals=admission.false_signals)
             batch = Batch(taken.batch_id, 1, snapshot, (), 0)
             await _in_thread(record_answer, self._engine, batch, answer)
         seconds = time.monotonic() - began

@@ -5,8 +5,9 @@ not belong here: what an agent may do; that is its YAML.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
+from pydantic import ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from agent_pipelines.toolservers.shell.options import Environment, Options
@@ -39,3 +40,8 @@ class _Environment(Environment):
 
     max_concurrent: int = ApiOptions.max_concurrent
     max_waiting: int = ApiOptions.max_waiting
+
+    @field_validator("max_waiting", mode="before")
+    @classmethod
+    def _room(cls, value: Any, info: ValidationInfo) -> int:
+        return cls._whole(value, info)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from sqlalchemy import Engine
 
-from agent_pipelines.agents.admission import Admission, admit, go_on
+from agent_pipelines.agents.admission import Admission, SignalState, admit, go_on
 from agent_pipelines.agents.answers import Snapshot
 from agent_pipelines.health.readers import not_true
 from agent_pipelines.health.signals import catalogue
@@ -35,7 +35,9 @@ class IndexPolicy:
         if snapshot is None:
             return None, Admission(False, (), "nothing was committed yet")
         doubts = {doubt.signal: doubt.state for doubt in not_true(self._engine, self.index)}
-        readings = [(signal.name, doubts.get(signal.name, "true")) for signal in catalogue()]
+        readings: list[tuple[str, SignalState]] = [
+            (signal.name, doubts.get(signal.name, "true")) for signal in catalogue()
+        ]
         admission = admit(self._policy, readings, warnings=_warnings())
         return Snapshot(snapshot.index, snapshot.sequence), admission
 

@@ -86,7 +86,7 @@ def take(
         alone(connection, _LOCK)
         if found := _find(connection, agent, tenant, task.task_id):
             return found
-        row = {
+        row: dict[str, Any] = {
             "batch_id": batch_id,
             "agent": agent,
             "tenant": tenant,
