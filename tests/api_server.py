@@ -10,12 +10,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import Engine, delete, insert
 
+from agent_pipelines.health.signals import catalogue
+from agent_pipelines.state import tables
 from tests.loopback import free_port
 from tests.processes import until
 from tests.scripted_model import MODEL
@@ -154,3 +158,42 @@ def serving(folder: Path, assets: Path, model_url: str, **settings: object) -> I
     finally:
         api.process.kill()
         api.process.wait()
+
+
+def commit(engine: Engine, index: str, sequence: int) -> None:
+    """A snapshot, as a sync leaves it."""
+    now = datetime.now(UTC)
+    counts = {"documents": 1, "failed_documents": 0, "chunks": 1}
+    with engine.begin() as connection:
+        connection.execute(
+            insert(tables.snapshots).values(
+                index_name=index,
+                sequence=sequence,
+                collection="Docs",
+                source_digest="",
+                manifest_digest="",
+                listed_at=now,
+                committed_at=now,
+                **counts,
+            )
+        )
+
+
+def signal_readings(engine: Engine, index: str, **states: str) -> None:
+    """What an evaluator has recorded just now: all true but ``states``."""
+    now = datetime.now(UTC)
+    with engine.begin() as connection:
+        connection.execute(delete(tables.signals))
+        for each in catalogue():
+            connection.execute(
+                insert(tables.signals).values(
+                    subject=index,
+                    name=each.name,
+                    state=states.get(each.name, "true"),
+                    since=now,
+                    evaluated_at=now,
+                    observed="as it is",
+                    expected="",
+                    evidence=[],
+                )
+            )

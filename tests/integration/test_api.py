@@ -13,17 +13,15 @@ from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import Engine, delete, insert, select
+from sqlalchemy import select
 
-from agent_pipelines.health.signals import catalogue
 from agent_pipelines.settings import Retention
 from agent_pipelines.state import tables
 from agent_pipelines.state.engine import open_engine
 from agent_pipelines.state.retention import expire
 from tests import shell_server
-from tests.api_server import Api, serving, write_assets
+from tests.api_server import Api, commit, serving, signal_readings, write_assets
 from tests.certificates import Authority
-from tests.loopback import free_port
 from tests.processes import until
 from tests.scripted_model import ScriptedModel, Turn, calls, says
 
@@ -278,45 +276,6 @@ def test_the_policy_decides_as_it_does_for_a_batch(http: httpx2.Client, api: Api
         assert ask(http, task_id="turned", question="slowly 1.5", path="/agents/careful/tasks")
 
 
-def commit(engine: Engine, index: str, sequence: int) -> None:
-    """A snapshot, as a sync leaves it."""
-    now = datetime.now(UTC)
-    counts = {"documents": 1, "failed_documents": 0, "chunks": 1}
-    with engine.begin() as connection:
-        connection.execute(
-            insert(tables.snapshots).values(
-                index_name=index,
-                sequence=sequence,
-                collection="Docs",
-                source_digest="",
-                manifest_digest="",
-                listed_at=now,
-                committed_at=now,
-                **counts,
-            )
-        )
-
-
-def signal_readings(engine: Engine, index: str, **states: str) -> None:
-    """What an evaluator has recorded just now: all true but ``states``."""
-    now = datetime.now(UTC)
-    with engine.begin() as connection:
-        connection.execute(delete(tables.signals))
-        for each in catalogue():
-            connection.execute(
-                insert(tables.signals).values(
-                    subject=index,
-                    name=each.name,
-                    state=states.get(each.name, "true"),
-                    since=now,
-                    evaluated_at=now,
-                    observed="as it is",
-                    expected="",
-                    evidence=[],
-                )
-            )
-
-
 def test_rows_are_a_batch_of_the_day_that_retention_takes_away(
     http: httpx2.Client, api: Api
 ) -> None:
@@ -458,15 +417,3 @@ def test_over_mtls_each_certificate_and_each_token_is_a_tenant(
             }
         assert re.search(r'"caller": "north"', api.stderr)
         assert "secret" not in api.stderr
-
-
-def test_its_help_teaches_and_a_wrong_setting_is_said(tmp_path: Path) -> None:
-    from tests.processes import cli
-
-    told = cli("api", "--help", state=tmp_path)
-    assert told.code == 0
-    for word in ("curl", "API_TOKEN_FILE", "task_id", "text/event-stream"):
-        assert word in told.out
-    wrong = cli("api", "--port", str(free_port()), state=tmp_path, API_MAX_WAITING="many")
-    assert wrong.code == 2
-    assert "API_MAX_WAITING is 'many'" in wrong.err
