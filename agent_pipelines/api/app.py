@@ -136,7 +136,9 @@ def _api(
         error means that there is no answer yet, and asking again may bring one.
         """
         served = known(agent)
-        conversation = conversations.submit(served, _tenant(request), task.task(served.spec))
+        conversation = conversations.submit(
+            served, _tenant(request), task.task(served.spec), new=task.task_id is None
+        )
         stream = EVENT_STREAM in request.headers.get("accept", "")
         return Telling(conversations, conversation, stream=stream)
 

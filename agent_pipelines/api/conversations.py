@@ -55,6 +55,7 @@ class Conversation:
     agent: ServedAgent
     tenant: str
     task: Task
+    new: bool
     work: asyncio.Task[None] = field(init=False)
     events: list[Event] = field(default_factory=list)
     problem: Problem | None = None
@@ -103,13 +104,19 @@ class Conversations:
         self._ending: set[asyncio.Task[None]] = set()
         self._draining = False
 
-    def submit(self, agent: ServedAgent, tenant: str, task: Task) -> Conversation:
+    def submit(self, agent: ServedAgent, tenant: str, task: Task, *, new: bool) -> Conversation:
         """Begin to answer a task, or join those who wait for it; whoever submits must `leave`.
+
+        Args:
+            agent: who is asked.
+            tenant: who asks.
+            task: what.
+            new: its id is ours: nobody can have asked for it before.
 
         Raises:
             Problem: it has the id of another one.
         """
-        conversation = Conversation(agent, tenant, task)
+        conversation = Conversation(agent, tenant, task, new)
         known = self._held.get(conversation.key)
         if known is not None and known.listeners:
             if known.task.inputs != task.inputs:
@@ -203,9 +210,11 @@ class Conversations:
     async def _answer(self, conversation: Conversation) -> None:
         agent, tenant, task = conversation.agent, conversation.tenant, conversation.task
         began = time.monotonic()
-        taken = await _in_thread(records.find, self._engine, agent.name, tenant, task.task_id)
-        if taken is not None and self._is_answered(conversation, taken):
-            return
+        # Whoever is turned away for want of a place should cost no more than that.
+        if not conversation.new:
+            taken = await _in_thread(records.find, self._engine, agent.name, tenant, task.task_id)
+            if taken is not None and self._is_answered(conversation, taken):
+                return
         if self._draining:
             raise _draining()
         named = {"agent": agent.name, "task_id": task.task_id}
