@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from agent_pipelines.components import retention
+from agent_pipelines.components.llm import llm_key
 from agent_pipelines.components.tool_server import resource_key
 from agent_pipelines.loading import PACKAGED_ASSETS, Loaded, load_assets
 from agent_pipelines.settings import Settings
@@ -34,15 +35,16 @@ def definitions_of(
 ) -> dg.Definitions:
     """Everything that Dagster loads where this is the folder of assets."""
     bound = dg.Definitions(
-        resources={**_resources(), **_tool_servers(loaded), **(resource_overrides or {})},
+        resources={
+            **_resources(),
+            **{resource_key(name): found.resource for name, found in loaded.tool_servers.items()},
+            **{llm_key(name): found.resource for name, found in loaded.llms.items()},
+            **(resource_overrides or {}),
+        },
         # One process per run: steps share the loaded embedder. In a cluster a run is a pod.
         executor=dg.in_process_executor,
     )
     return dg.Definitions.merge(loaded.definitions, retention.build(), bound)
-
-
-def _tool_servers(loaded: Loaded) -> dict[str, Any]:
-    return {resource_key(name): server.resource for name, server in loaded.tool_servers.items()}
 
 
 def _resources() -> dict[str, Any]:

@@ -6,7 +6,7 @@ never unloads the others. Does not belong here: binding resources (`definitions.
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from agent_pipelines.components.agent import AgentComponent
 from agent_pipelines.components.index import IndexComponent
+from agent_pipelines.components.llm import LlmComponent
 from agent_pipelines.components.tool_server import ToolServerComponent
 from agent_pipelines.errors import UserError
 
@@ -34,6 +35,7 @@ class Loaded:
     indexes: Mapping[str, IndexComponent]
     agents: Mapping[str, AgentComponent]
     tool_servers: Mapping[str, ToolServerComponent]
+    llms: Mapping[str, LlmComponent]
     definitions: dg.Definitions
     broken: Mapping[str, str]
     """Why a folder could not be loaded, by its name."""
@@ -53,6 +55,11 @@ class Loaded:
             UserError: there is none, or its folder is broken.
         """
         return self._one("agent", self.agents, name)
+
+    def embedded_llm(self, agents: Iterable[str]) -> bool:
+        """Whether some of these agents use the embedded vLLM, where LLM_BASE_URL names no other."""
+        named = {self.agents[agent].config.llm for agent in agents}
+        return any(llm not in self.llms or self.llms[llm].embedded for llm in named)
 
     def _one(self, kind: str, known: Mapping[str, _C], name: str) -> _C:
         if name in known:
@@ -105,7 +112,11 @@ def load_assets(folder: Path) -> Loaded:
     def build(child: Path) -> None:
         component = components[child.name]
         if isinstance(component, AgentComponent):
-            component.bind(_of(components, IndexComponent), _of(components, ToolServerComponent))
+            component.bind(
+                _of(components, IndexComponent),
+                _of(components, ToolServerComponent),
+                _of(components, LlmComponent),
+            )
         built = trees[child.name].build_defs_at_path(child)
         for name in _names(built):
             if taken.setdefault(name, child.name) != child.name:
@@ -128,6 +139,7 @@ def load_assets(folder: Path) -> Loaded:
         indexes=_of(components, IndexComponent),
         agents=_of(components, AgentComponent),
         tool_servers=_of(components, ToolServerComponent),
+        llms=_of(components, LlmComponent),
         definitions=dg.Definitions.merge(*definitions),
         broken=broken,
     )

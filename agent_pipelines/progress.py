@@ -17,7 +17,9 @@ _LOG_EVERY = 10.0
 class Stage(Protocol):
     """One stretch of work under way."""
 
-    def advance(self, amount: int = 1) -> None: ...
+    def advance(self, amount: int = 1, news: str = "") -> None:
+        """So much more is done; ``news`` stand beside it until there are others."""
+        ...
 
 
 class Progress(Protocol):
@@ -41,7 +43,8 @@ class LogProgress:
         stage = _LoggedStage(self._log, name, total, unit)
         started = monotonic()
         yield stage
-        self._log(f"{name}: {stage.done or 'done'} {unit} in {monotonic() - started:.1f} s")
+        did = f"{stage.done or 'done'} {unit} in {monotonic() - started:.1f} s"
+        self._log(f"{name}: {did}{stage.news}")
 
 
 class _LoggedStage:
@@ -51,12 +54,15 @@ class _LoggedStage:
         self._log, self._name, self._total, self._unit = log, name, total, unit
         self._logged_at = monotonic()
         self.done = 0
+        self.news = ""
 
-    def advance(self, amount: int = 1) -> None:
+    def advance(self, amount: int = 1, news: str = "") -> None:
         self.done += amount
+        self.news = f": {news}" if news else self.news
         if monotonic() - self._logged_at > _LOG_EVERY:
             self._logged_at = monotonic()
-            self._log(f"{self._name}: {self.done} of {self._total or '?'} {self._unit}")
+            done = f"{self.done} of {self._total or '?'} {self._unit}"
+            self._log(f"{self._name}: {done}{self.news}")
 
 
 _shown: ContextVar[Progress | None] = ContextVar("progress", default=None)

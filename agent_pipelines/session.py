@@ -5,7 +5,7 @@ it. Does not belong here: what is printed (`terminal.py`) or which commands ther
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,7 +50,7 @@ class JobOutcome:
     success: bool
     error: str | None
     metadata: Mapping[str, Mapping[str, Any]]
-    """Metadata of each materialized asset, by the last part of its key."""
+    """Metadata of each asset, by the last part of its key; of one that is not finished too."""
     checks: tuple["CheckOutcome", ...]
 
     def then(self, other: "JobOutcome") -> "JobOutcome":
@@ -153,10 +153,12 @@ class Session:
 
         self._parts.ensure("search", launch, progress=say)
 
+    def needs_vllm(self, agents: Iterable[str]) -> bool:
+        """Whether some of these agents use the embedded vLLM."""
+        return not self.settings.llm_base_url and self.loaded.embedded_llm(agents)
+
     def start_llm(self, say: Say) -> None:
-        """Have a model server: the configured one, or a vLLM on this machine."""
-        if self.settings.llm_base_url:
-            return
+        """Have the embedded vLLM."""
 
         def launch() -> Launch:
             if self.settings.llm_model:
@@ -226,11 +228,8 @@ class Session:
             success=result.success,
             error=_error(result),
             metadata={
-                event.asset_key.path[-1]: {
-                    name: value.value for name, value in event.materialization.metadata.items()
-                }
-                for event in result.get_asset_materialization_events()
-                if event.asset_key
+                key.path[-1]: {name: value.value for name, value in metadata.items()}
+                for key, metadata in _told(result)
             },
             checks=tuple(
                 CheckOutcome(
@@ -243,6 +242,17 @@ class Session:
                 for check in result.get_asset_check_evaluations()
             ),
         )
+
+
+def _told(
+    result: dg.ExecuteInProcessResult,
+) -> Iterator[tuple[dg.AssetKey, Mapping[str, dg.MetadataValue]]]:
+    for event in result.get_asset_observation_events():
+        observed = event.asset_observation_data.asset_observation
+        yield observed.asset_key, observed.metadata
+    for event in result.get_asset_materialization_events():
+        if event.asset_key:
+            yield event.asset_key, event.materialization.metadata
 
 
 def _interrupted(result: dg.ExecuteInProcessResult) -> bool:

@@ -47,22 +47,27 @@ class TerminalProgress:
             TextColumn("{task.description}"),
             *([BarColumn(), MofNCompleteColumn(), TextColumn(unit)] if total else []),
             TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[news]}[/dim]"),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
         ) as bars:
-            yield _Bar(bars, bars.add_task(name, total=total))
+            bar = _Bar(bars, bars.add_task(name, total=total, news=""))
+            yield bar
         seconds = (datetime.now(UTC) - started).total_seconds()
         amount = f" {total} {unit}" if total else ""
-        self._console.print(f"  [dim]{name}{amount}, {seconds:.1f} s[/dim]")
+        news = f", {bar.news}" if bar.news else ""
+        self._console.print(f"  [dim]{name}{amount}, {seconds:.1f} s{news}[/dim]")
 
 
 class _Bar:
     def __init__(self, bars: RichBars, task: TaskID) -> None:
         self._bars, self._task = bars, task
+        self.news = ""
 
-    def advance(self, amount: int = 1) -> None:
-        self._bars.advance(self._task, amount)
+    def advance(self, amount: int = 1, news: str = "") -> None:
+        self.news = news or self.news
+        self._bars.update(self._task, advance=amount, news=self.news)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Belongs here: TLS, the key and the headers, read anew where they are renewed, an
 question. Does not belong here: where the server is (`llm.py`) or what agents ask it (`agents`).
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from agent_pipelines.errors import UnavailableError, UserError
-from resources.tool_tls import ClientTls, TlsFiles, explain
+from resources.tool_tls import ClientTls, TlsFiles, explain, why_refused
 
 #: Statuses that say: try another key.
 _UNAUTHORISED = (401, 403)
@@ -75,6 +76,15 @@ class LlmClient(httpx2.AsyncClient):
                 return _refusal(request, said)
             raise
 
+    async def why_refused(self, url: str) -> str | None:
+        """What TLS has against us, or we against it; None where it is something else.
+
+        A server that wants another client certificate may just close the connection.
+        """
+        if not url.startswith("https:"):
+            return None
+        return await asyncio.to_thread(why_refused, url, self._tls)
+
 
 async def served_models(http: LlmClient, base_url: str) -> list[str]:
     """The names of the models at a server; none where it keeps no list of them.
@@ -93,14 +103,13 @@ async def served_models(http: LlmClient, base_url: str) -> list[str]:
                 "it accepts",
             )
         if refused := answer.extensions.get(_REFUSED):
-            raise UserError(
-                f"the model server at {base_url} cannot be asked: {refused}",
-                remedy="put that right, and start again",
-            )
+            raise UserError(refused, remedy="correct the llm's `ca`, `cert` or `key`")
         if answer.status_code == httpx2.codes.NOT_FOUND:
             return []  # a gateway that only passes completions on
         return [str(model["id"]) for model in answer.raise_for_status().json()["data"]]
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, httpx2.TransportError) and (why := await http.why_refused(base_url)):
+            raise UserError(why, remedy="correct the llm's `ca`, `cert` or `key`") from error
         raise UnavailableError(
             f"the model server at {base_url} does not list its models: "
             f"{type(error).__name__}: {error}",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from agent_pipelines.agents.load import Load
-from agent_pipelines.agents.served import Counters, Histogram
+from agent_pipelines.agents.served import Counters, Histogram, Reading
 
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample
@@ -37,7 +37,7 @@ _PREFIX_QUERIES = "vllm:prefix_cache_queries"
 _PREFIX_HITS = "vllm:prefix_cache_hits"
 _COUNTERS = (
     *(_TTFT, _INTER_TOKEN, _GENERATED, _PROMPTED),
-    *(_PREFIX_QUERIES, _PREFIX_HITS, _PREEMPTIONS),
+    *(_PREFIX_QUERIES, _PREFIX_HITS),
 )
 
 
@@ -58,10 +58,10 @@ class VllmMetrics:
         text = await self._text()
         return None if text is None else parsed_load(text)
 
-    async def counters(self) -> Counters | None:
-        """What it has done since it was started; None where it does not tell or does not answer."""
+    async def read(self) -> Reading | None:
+        """The load, and what it has done since it was started."""
         text = await self._text()
-        return None if text is None else parsed_counters(text)
+        return None if text is None else parsed(text)
 
     async def _text(self) -> str | None:
         try:
@@ -73,7 +73,17 @@ class VllmMetrics:
 
 def parsed_load(text: str) -> Load | None:
     """From the text of `/metrics`; None where it is not vLLM's."""
-    found = _Families(text, _LOAD)
+    return _load(_Families(text, _LOAD))
+
+
+def parsed(text: str) -> Reading | None:
+    """From the text of `/metrics`; None where it is not vLLM's."""
+    found = _Families(text, (*_LOAD, *_COUNTERS))
+    load = _load(found)
+    return Reading(load, _counters(found)) if load else None
+
+
+def _load(found: "_Families") -> Load | None:
     if not found.values(_WAITING):
         return None
     return Load(
@@ -84,11 +94,7 @@ def parsed_load(text: str) -> Load | None:
     )
 
 
-def parsed_counters(text: str) -> Counters | None:
-    """From the text of `/metrics`; None where it is not vLLM's."""
-    found = _Families(text, _COUNTERS)
-    if not found.values(_GENERATED):
-        return None
+def _counters(found: "_Families") -> Counters:
     return Counters(
         ttft=found.histogram(_TTFT),
         inter_token=found.histogram(_INTER_TOKEN),

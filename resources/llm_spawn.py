@@ -93,9 +93,12 @@ async def spawned(order: Order, say: Say) -> AsyncIterator[dict[str, str]]:
     check(order)
     settings = Settings()
 
+    def news(line: str) -> None:
+        say(line)
+
     def launch() -> Launch:
         named = order.model or settings.llm_model
-        model = named or str(packaged_llm(settings.cache_dir, say))
+        model = named or str(packaged_llm(settings.cache_dir, news))
         folder = Path(model).expanduser()
         made = vllm.launch(
             folder if folder.is_dir() else model,
@@ -113,7 +116,7 @@ async def spawned(order: Order, say: Say) -> AsyncIterator[dict[str, str]]:
         with progress_or_log(say).stage(f"llm {order.name}: waiting for vLLM"):
             # In a thread: it takes minutes, and nobody else should wait for it. Where this is
             # cancelled meanwhile, closing the parts ends the thread.
-            addresses = await asyncio.to_thread(parts.ensure, order.part, launch, progress=say)
+            addresses = await asyncio.to_thread(parts.ensure, order.part, launch, progress=news)
         if addresses.get("order") != order.digest:
             part = find(settings.state_dir, order.part)
             raise UserError(

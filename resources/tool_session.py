@@ -26,7 +26,13 @@ from mcp.types import (
 )
 from pydantic import ValidationError
 
-from agent_pipelines.agents.tools import ToolInfo, ToolResult, ToolSession, ToolTransportError
+from agent_pipelines.agents.tools import (
+    ToolInfo,
+    ToolNotSentError,
+    ToolResult,
+    ToolSession,
+    ToolTransportError,
+)
 from agent_pipelines.errors import UserError
 from agent_pipelines.toolservers.outcome import OUTAGE
 from resources.tool_tls import ClientTls, TlsFiles, expiry, explain, why_refused
@@ -37,6 +43,9 @@ _TRANSPORT_CODES = (CONNECTION_CLOSED, REQUEST_TIMEOUT, PARSE_ERROR)
 #: Connections kept open between calls, and for how many seconds: less than any server keeps them,
 #: for a call that meets a connection as it closes has failed.
 _KEPT_OPEN, _KEPT_SECONDS = 64, 3.0
+
+#: In the data of an error: no tool has been called.
+_NOT_SENT = "not sent"
 
 #: Too much was sent: the caller's mistake, not the server's.
 _TOO_LARGE = 413
@@ -118,14 +127,15 @@ class OutageAsAnswer(httpx2.AsyncBaseTransport):
                 await response.aread()
         except UserError as error:
             # The token's file is gone for now, perhaps while somebody renews it.
-            return _error(CONNECTION_CLOSED, f"{error.message}; {error.remedy}")
+            return _error(CONNECTION_CLOSED, f"{error.message}; {error.remedy}", _NOT_SENT)
         except httpx2.TimeoutException as error:
-            return _error(REQUEST_TIMEOUT, f"{type(error).__name__}: no answer in time")
+            said = f"{type(error).__name__}: no answer in time"
+            return _error(REQUEST_TIMEOUT, said, _before_sending(error))
         except httpx2.RequestError as error:
             # A server that refuses our certificate may just close the connection.
             said = explain(error, str(request.url), self.tls.files) or str(error)
             said = ": ".join(filter(None, (type(error).__name__, said, expiry(self.tls.files))))
-            return _error(CONNECTION_CLOSED, said)
+            return _error(CONNECTION_CLOSED, said, _before_sending(error))
         if request.method == "POST" and (wrong := self._what_is_wrong(request, response)):
             return wrong
         return response
@@ -137,7 +147,8 @@ class OutageAsAnswer(httpx2.AsyncBaseTransport):
         status = response.status_code
         if status == 404 and MCP_SESSION_ID in request.headers:
             self.session_lost = True
-            return _error(CONNECTION_CLOSED, "the server does not know the session any more")
+            said = "the server does not know the session any more"
+            return _error(CONNECTION_CLOSED, said, _NOT_SENT)
         if response.is_success:
             kind = response.headers.get("content-type", "")
             if status in (202, 204) or _streams(response) or kind.startswith("application/json"):
@@ -239,7 +250,10 @@ class _Session:
                 return tools
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        client = await self._opened()
+        try:
+            client = await self._opened()
+        except ToolTransportError as error:
+            raise ToolNotSentError(str(error)) from error
         try:
             if name in self._repeatable:
                 result: Any = await client.call_tool(name, dict(arguments))
@@ -250,7 +264,8 @@ class _Session:
                 )
         except MCPError as error:
             if error.code in _TRANSPORT_CODES:
-                raise ToolTransportError(f"{self._url}: {error}") from error
+                kind = ToolNotSentError if error.data == _NOT_SENT else ToolTransportError
+                raise kind(f"{self._url}: {error}") from error
             return ToolResult(True, str(error))
         except (ValidationError, anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
             # Not a tool result by any protocol version, or a client that has ended.
@@ -309,9 +324,14 @@ def _is_json_rpc(response: httpx2.Response) -> bool:
         return False
 
 
-def _error(code: int, message: str) -> httpx2.Response:
+def _before_sending(error: httpx2.RequestError) -> str | None:
+    return _NOT_SENT if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout) else None
+
+
+def _error(code: int, message: str, data: str | None = None) -> httpx2.Response:
+    said: dict[str, Any] = {"code": code, "message": message}
     # The SDK puts in the id of the request that this answers.
-    error = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}
+    error = {"jsonrpc": "2.0", "id": None, "error": said | ({"data": data} if data else {})}
     return httpx2.Response(503, json=error)
 
 

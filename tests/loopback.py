@@ -6,8 +6,9 @@ Belongs here: starting and stopping it. Does not belong here: what it answers.
 import socket
 import threading
 import time
-from types import TracebackType
-from typing import Self
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
 
 import uvicorn
 from starlette.applications import Starlette
@@ -23,20 +24,24 @@ def free_port() -> int:
 
 
 class LoopbackServer:
-    """Serves `routes` while its `with` block lasts."""
+    """Serves `routes` while its `with` block lasts; entered again, at the same address."""
 
     port: int = 0
+    tls: Mapping[str, Any] = MappingProxyType({})
+    """Uvicorn's settings for it; none: plain HTTP."""
 
     def routes(self) -> list[Route]:
         raise NotImplementedError
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/v1"
 
     def __enter__(self) -> Self:
         app = Starlette(routes=self.routes())
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+        config = uvicorn.Config(
+            app, host="127.0.0.1", port=self.port, log_level="error", lifespan="off", **self.tls
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()

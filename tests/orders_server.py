@@ -40,7 +40,7 @@ class OrdersServer:
     """A process of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
@@ -54,7 +54,7 @@ class OrdersServer:
     def start(self) -> None:
         root = Path(__file__).parents[1]
         self.process = subprocess.Popen(
-            [sys.executable, __file__, str(self._port), str(self._folder)],
+            [sys.executable, __file__, str(self._port), str(self.folder)],
             cwd=root,
             env={**os.environ, "PYTHONPATH": str(root)},
             stderr=subprocess.DEVNULL,  # it is full of what faults look like from inside
@@ -74,14 +74,14 @@ class OrdersServer:
         self.process.wait()
 
     def break_with(self, fault: Fault | Again) -> None:
-        (self._folder / "fault").write_text(fault)
+        (self.folder / "fault").write_text(fault)
 
     @property
     def done(self) -> Counter[str]:
         """How often it has done what: `refund:7` is the refund of order 7; and, while a fault was
         on, `asked:refund:7` that it was asked for, done or not.
         """
-        file = self._folder / "done"
+        file = self.folder / "done"
         return Counter(file.read_text().split()) if file.exists() else Counter()
 
 
@@ -139,11 +139,11 @@ class _Faulty:
 
     def __init__(self, app: Any, folder: Path) -> None:
         self._app = app
-        self._folder = folder
+        self.folder = folder
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         calls = (b"mcp-method", b"tools/call") in scope.get("headers", ())
-        fault = (self._folder / "fault").read_text() if calls else "none"
+        fault = (self.folder / "fault").read_text() if calls else "none"
         if fault == "none":
             await self._app(scope, receive, send)
             return
@@ -161,7 +161,7 @@ class _Faulty:
 
         await self._app(scope, hear, keep)
         params = json.loads(asked)["params"]
-        _did(self._folder, f"asked:{params['name']}:{params['arguments']['order']}")
+        _did(self.folder, f"asked:{params['name']}:{params['arguments']['order']}")
         if fault == "slow":
             await asyncio.sleep(SLOW)
             for message in sent:

@@ -1,12 +1,12 @@
 """A model server that says what a test tells it to, over the HTTP that vLLM speaks.
 
-Belongs here: /v1/chat/completions, /v1/models and /health, and the recorded requests. Does not
-belong here: any judgement of what was asked; tests look at `requests`.
+Belongs here: /v1/chat/completions, /v1/models, /health and /metrics, and the recorded requests.
+Does not belong here: any judgement of what was asked; tests look at `requests`.
 """
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,21 +51,41 @@ class ScriptedModel(LoopbackServer):
 
     script: Script | list[Turn]
     requests: list[dict[str, Any]] = field(default_factory=list)
+    tls: Mapping[str, Any] = field(default_factory=dict)
+    admits: Callable[[Mapping[str, str]], bool] = lambda _headers: True
+    """Whether a request with these headers is answered, and not refused with 401."""
+    metrics: Callable[[], str] | None = None
+    """What /metrics says; None: there is none, as at most gateways."""
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """Of every request, whatever it asked for."""
 
     def routes(self) -> list[Route]:
         return [
             Route("/health", self._health),
             Route("/v1/models", self._models),
             Route("/v1/chat/completions", self._complete, methods=["POST"]),
+            Route("/metrics", self._metrics),
         ]
 
     async def _health(self, _request: Request) -> Response:
         return Response()
 
-    async def _models(self, _request: Request) -> Response:
+    async def _metrics(self, request: Request) -> Response:
+        self.headers.append(dict(request.headers))
+        return Response(self.metrics()) if self.metrics else Response(status_code=404)
+
+    async def _models(self, request: Request) -> Response:
+        if not self._admitted(request):
+            return Response("who are you?", status_code=401)
         return JSONResponse({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
 
+    def _admitted(self, request: Request) -> bool:
+        self.headers.append(dict(request.headers))
+        return self.admits(request.headers)
+
     async def _complete(self, request: Request) -> Response:
+        if not self._admitted(request):
+            return Response("who are you?", status_code=401)
         body = await request.json()
         number = len(self.requests)
         self.requests.append(body)

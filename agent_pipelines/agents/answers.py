@@ -117,8 +117,8 @@ def work_of(
     rerun_of: str | None = None,
 ) -> Digest:
     """A digest of all that decides the answers but the tasks, which are to be added."""
-    # How many run at once changes no answer.
-    agent = spec.model_dump(mode="json", exclude={"concurrency"})
+    # How many run at once changes no answer, nor does how much all may cost or how long they wait.
+    agent = spec.model_dump(mode="json", exclude={"concurrency", "batch_limits", "wait_minutes"})
     on = [snapshot.index, snapshot.sequence] if snapshot else None
     head = [agent, model, on, sorted(false_signals), partition, rerun_of]
     return Digest(json.dumps(head, sort_keys=True).encode())
@@ -205,9 +205,17 @@ def record_answer(engine: Engine, batch: Batch, answer: Answer) -> None:
                 index_name=snapshot.index if snapshot else None,
                 sequence=sequence,
                 false_signals=list(answer.false_signals),
+                outcome_unknown=list(answer.outcome_unknown),
                 finished_at=datetime.now(UTC),
             )
         )
+
+
+def count_tasks(engine: Engine, batch_id: str) -> int:
+    """How many tasks a batch has."""
+    query = select(batches.c.tasks).where(batches.c.batch_id == batch_id)
+    with engine.connect() as connection:
+        return int(connection.execute(query).scalar_one() or 0)
 
 
 def outcomes(engine: Engine, batch_id: str) -> Counter[str]:
@@ -309,6 +317,7 @@ def _answer(row: Row[Any]) -> Answer:
         seconds=row.seconds,
         sequence=row.sequence,
         false_signals=tuple(row.false_signals),
+        outcome_unknown=row.outcome_unknown,
     )
 
 

@@ -1,7 +1,8 @@
 """A batch: many tasks, one agent, every row accounted for.
 
-Belongs here: concurrency, resumption, progress and the report. Does not belong here: one
-conversation (`loop.py`), or whether the batch may start (`admission.py`).
+Belongs here: opening what a batch runs on, its end and the report. Does not belong here: which row
+runs when (`dispatch.py`), one conversation (`loop.py`), or whether the batch may start
+(`admission.py`).
 """
 
 import asyncio
@@ -10,14 +11,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
-from agent_pipelines.agents import answers
+from agent_pipelines.agents import answers, waiting
 from agent_pipelines.agents.answers import Batch
+from agent_pipelines.agents.budget import Meter, MeteredModel, MeteredSession
+from agent_pipelines.agents.dispatch import Dispatch, Ending
 from agent_pipelines.agents.journal import Journal
-from agent_pipelines.agents.loop import Answer, converse
+from agent_pipelines.agents.loop import Answer
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
@@ -52,6 +55,10 @@ class BatchReport:
     latency_p95: float
     labels: Mapping[str, int]
     """How many answers were given while a signal was not true, by signal."""
+    ending: Ending
+    """Why this run of it went no further."""
+    resume_at: datetime | None = None
+    """When a batch that waits is started again at the latest."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -68,13 +75,17 @@ async def run_batch(
     engine: Engine,
     progress: Progress = lambda _done, _total, _outcomes: None,
     watch: Watch | None = None,
+    say: Callable[[str], object] = logger.warning,
 ) -> BatchReport:
     """Answer every task that has no answer yet, then close the batch.
 
     Cut off at any instant, by Ctrl-C or kill -9, it continues where it was when it is opened and
-    run again: answered tasks are not repeated, begun conversations go on from their journal.
+    run again: answered tasks are not repeated, begun conversations go on from their journal. The
+    same goes for one that ends early, as the report's ``ending`` says: its budget is used up, or
+    all that is left needs what has been down for too long.
 
     With a ``watch`` no answer is written without the index having been looked at shortly before.
+    ``say`` is told what rows wait for.
 
     Raises:
         UserError: the agent's tools do not fit its tool server.
@@ -86,67 +97,109 @@ async def run_batch(
     prompt_tokens = completion_tokens = 0
     stopped: str | None = None
     try:
-        toolbox = await Toolbox.open(spec, tools)
+        meter = Meter(
+            spec.batch_limits, await asyncio.to_thread(waiting.spent, engine, batch.batch_id)
+        )
+        toolbox = await Toolbox.open(spec, MeteredSession(tools, meter) if tools else None)
         counts = await asyncio.to_thread(answers.outcomes, engine, batch.batch_id)
         resumed = counts.total()
-        journal = Journal(engine, batch.batch_id)
-        waiting = _Waiting(engine, batch.batch_id)
 
-        async def work() -> None:
+        async def keep(answer: Answer) -> None:
             nonlocal prompt_tokens, completion_tokens
-            while task := await waiting.next():
-                answer = await _answer(spec, task, model=model, toolbox=toolbox, journal=journal)
-                if watch is not None:
-                    admission = await watch.latest()
-                    if not admission.allowed:
-                        raise _Stopped(admission.reason)
-                    answer = replace(answer, false_signals=admission.false_signals)
-                await asyncio.to_thread(answers.record_answer, engine, batch, answer)
-                counts[answer.outcome] += 1
-                prompt_tokens += answer.prompt_tokens
-                completion_tokens += answer.completion_tokens
-                progress(counts.total(), batch.tasks, dict(counts))
+            if watch is not None:
+                admission = await watch.latest()
+                if not admission.allowed:
+                    raise _Stopped(admission.reason)
+                answer = replace(answer, false_signals=admission.false_signals)
+            await asyncio.to_thread(answers.record_answer, engine, batch, answer)
+            counts[answer.outcome] += 1
+            prompt_tokens += answer.prompt_tokens
+            completion_tokens += answer.completion_tokens
+            progress(counts.total(), batch.tasks, dict(counts))
 
+        once = model.asking_once()
+        dispatch = Dispatch(
+            spec,
+            model=MeteredModel(once.client, once.name, once.server, meter=meter),
+            toolbox=toolbox,
+            journal=Journal(engine, batch.batch_id),
+            meter=meter,
+            load=model.server,
+            say=say,
+        )
+        ending = Ending("finished")
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(spec.concurrency):
-                    group.create_task(work())
+            ending = await dispatch.run(_Fresh(engine, batch.batch_id).next, keep)
         except* _Stopped as cut_off:
             stopped = str(cut_off.exceptions[0])
         if stopped is not None:
             # Outside, for it is one error for people and no group of them.
             raise await _turned_false(spec, batch, engine, stopped)
-        await asyncio.to_thread(answers.finish_batch, engine, batch.batch_id)
+        resume_at = await asyncio.to_thread(
+            _close, engine, batch.batch_id, ending, counts.total() > resumed
+        )
     except BaseException:
         # Ctrl-C included. After kill -9 the row stays `running`, which opens again just the same.
         answers.stop_batch(engine, batch.batch_id)
+        waiting.add_seconds(engine, batch.batch_id, time.perf_counter() - started)
         raise
     seconds = time.perf_counter() - started
-    whole = await asyncio.to_thread(answers.totals, engine, batch.batch_id)
-    p50, p95 = [
-        await asyncio.to_thread(answers.latency, engine, batch.batch_id, q) for q in (0.50, 0.95)
-    ]
-    return BatchReport(
-        batch_id=batch.batch_id,
-        tasks=batch.tasks,
+    await asyncio.to_thread(waiting.add_seconds, engine, batch.batch_id, seconds)
+    report = await asyncio.to_thread(_report, engine, batch.batch_id, ending, resume_at)
+    return replace(
+        report,
         resumed=resumed,
-        outcomes=counts,
-        citations=whole.citations,
-        citations_not_retrieved=whole.citations_not_retrieved,
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         seconds=seconds,
-        latency_p50=p50,
-        latency_p95=p95,
-        labels=whole.labels,
     )
+
+
+def put_off(engine: Engine, batch_id: str, what: str, reason: str) -> BatchReport:
+    """Let a batch wait on: when it was to be started again, ``what`` was down still."""
+    ending = Ending("waiting", what, reason)
+    return _report(engine, batch_id, ending, _close(engine, batch_id, ending, answered=False))
+
+
+def _report(
+    engine: Engine, batch_id: str, ending: Ending, resume_at: datetime | None
+) -> BatchReport:
+    """Of a batch of which this run has done nothing."""
+    outcomes, whole = answers.outcomes(engine, batch_id), answers.totals(engine, batch_id)
+    return BatchReport(
+        batch_id=batch_id,
+        tasks=answers.count_tasks(engine, batch_id),
+        resumed=outcomes.total(),
+        outcomes=outcomes,
+        citations=whole.citations,
+        citations_not_retrieved=whole.citations_not_retrieved,
+        prompt_tokens=0,
+        completion_tokens=0,
+        seconds=0.0,
+        latency_p50=answers.latency(engine, batch_id, 0.50),
+        latency_p95=answers.latency(engine, batch_id, 0.95),
+        labels=whole.labels,
+        ending=ending,
+        resume_at=resume_at,
+    )
+
+
+def _close(engine: Engine, batch_id: str, ending: Ending, answered: bool) -> datetime | None:
+    """Leave a batch as its ending says; returns when it is started again, if it is."""
+    if ending.kind == "waiting":
+        return waiting.wait(engine, batch_id, ending.what, ending.reason, answered=answered)
+    if ending.kind == "budget":
+        answers.stop_batch(engine, batch_id)
+    else:
+        answers.finish_batch(engine, batch_id)
+    return None
 
 
 class _Stopped(Exception):
     """Ends every task of the batch where it is; the journal has what was finished."""
 
 
-class _Waiting:
+class _Fresh:
     """Tasks that have no answer yet, for several workers at once; a page of them in memory."""
 
     def __init__(self, engine: Engine, batch_id: str) -> None:
@@ -181,24 +234,3 @@ async def _turned_false(
         remedy="see `agent-pipelines status`; started again on the same snapshot, the batch "
         "continues where it was, and on another one it begins anew",
     )
-
-
-async def _answer(
-    spec: AgentSpec, task: Task, *, model: Model, toolbox: Toolbox, journal: Journal
-) -> Answer:
-    try:
-        history = await asyncio.to_thread(journal.read, task.task_id)
-        return await converse(
-            spec,
-            task,
-            model=model,
-            toolbox=toolbox,
-            record=journal.recorder(task.task_id, following=len(history)),
-            history=history,
-        )
-    except SQLAlchemyError:
-        # Without the state database no row can be accounted for: the batch stops, resumable.
-        raise
-    except Exception as error:  # a row never sinks the batch, not even by a bug of ours
-        logger.exception("task %s failed unexpectedly", task.task_id)
-        return Answer(task.task_id, "model", error=f"unexpected {type(error).__name__}: {error}")

@@ -1,22 +1,30 @@
 """One conversation: from a task to an answer, within limits, resumable at any message.
 
 Belongs here: whose turn it is, what the next turn may be, when it ends and how that is classed.
-Does not belong here: running many (`batch.py`) or storing anything (`journal.py`).
+Does not belong here: running many (`batch.py`), storing anything (`journal.py`) or waiting for what
+is down (`parking.py`).
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Never, get_args
 
+from agent_pipelines.agents.aside import NOTE, Aside, Called
 from agent_pipelines.agents.citations import Citation, Retrieved
-from agent_pipelines.agents.model import Message, Model, ModelError
+from agent_pipelines.agents.model import Message, Model, ModelError, ModelUnavailableError
 from agent_pipelines.agents.modes import Admitted, Call, mode_of
 from agent_pipelines.agents.schemas import parsed, problem
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
-from agent_pipelines.agents.tools import Toolbox, ToolResult, ToolTransportError
+from agent_pipelines.agents.tools import (
+    Toolbox,
+    ToolNotSentError,
+    ToolResult,
+    ToolTransportError,
+    ToolUnavailableError,
+)
 
 Outcome = Literal["ok", "model", "tool", "transport", "budget", "schema", "refused"]
 
@@ -27,6 +35,9 @@ Record = Callable[[Message], Awaitable[None]]
 
 #: The key of a journalled message that holds what the harness knows of it. Never sent to a model.
 TRACE = "trace"
+
+#: What a conversation waits for when it is no tool server.
+MODEL = "the model server"
 
 _OUTCOME_UNKNOWN = (
     "The outcome of this call is unknown: it was interrupted, and it is not repeated because "
@@ -52,6 +63,8 @@ class Answer:
     """The snapshot it rests on, where it retrieved anything."""
     false_signals: Sequence[str] = ()
     """Signals of the index that were not true when it was given."""
+    outcome_unknown: Sequence[Mapping[str, Any]] = ()
+    """Calls (tool, arguments) that were sent once, and nobody knows whether they took effect."""
 
 
 class _Ended(Exception):
@@ -63,6 +76,36 @@ class _Ended(Exception):
         self.error = error
 
 
+class Parked(Exception):
+    """The conversation cannot go on before ``what`` (`MODEL`, or a tool server) is back.
+
+    What is finished is in its journal; held again from there, it makes no call twice.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        reason: str,
+        *,
+        retry_after: float | None = None,
+        suspicion: int = 0,
+        answered: bool = False,
+    ) -> None:
+        """Args:
+        what: is down.
+        reason: what shows that.
+        retry_after: seconds that it asked for.
+        suspicion: that this very request is why. 0: it was not sent; 1: it was refused; 2: the
+            server failed having it.
+        answered: it has answered another call of the same turn since.
+        """
+        super().__init__(reason)
+        self.what = what
+        self.retry_after = retry_after
+        self.suspicion = suspicion
+        self.answered = answered
+
+
 async def converse(
     spec: AgentSpec,
     task: Task,
@@ -71,25 +114,61 @@ async def converse(
     toolbox: Toolbox,
     record: Record,
     history: Sequence[Message] = (),
+    patient: bool = False,
+    spent: float = 0.0,
 ) -> Answer:
-    """Hold the conversation for one task, from where its journal (``history``) left off."""
-    conversation = _Conversation(spec, task, model, toolbox, record, resumed=len(history))
+    """Hold the conversation for one task, from where its journal (``history``) left off.
+
+    Args:
+        spec: the agent.
+        task: what it is asked.
+        model: who answers.
+        toolbox: what may be called.
+        record: keeps every finished message.
+        history: what it has kept.
+        patient: where something is down, do not answer with that, but raise `Parked`.
+        spent: seconds of its time that are used up.
+
+    Raises:
+        Parked: something is down, and whoever asks is patient.
+    """
+    conversation = _Conversation(spec, task, model, toolbox, record, patient)
     for message in history:
         conversation.take(message)
-    started = time.perf_counter()
+    conversation.resumed = len(conversation.messages)
+    started = time.perf_counter() - spent
     try:
-        async with asyncio.timeout(spec.limits.seconds):
+        async with asyncio.timeout(max(0.0, spec.limits.seconds - spent)):
             output, citations = await conversation.run()
         return conversation.answer("ok", started, output=output, citations=citations)
     except _Ended as end:
         return conversation.answer(end.outcome, started, error=end.error)
+    except ModelUnavailableError as error:
+        if patient:
+            raise Parked(
+                MODEL, str(error), retry_after=error.retry_after, suspicion=error.suspicion
+            ) from error
+        return conversation.answer("model", started, error=str(error))
     except ModelError as error:
         return conversation.answer("model", started, error=str(error))
     except ToolTransportError as error:
         return conversation.answer("transport", started, error=str(error))
     except TimeoutError:
-        spent = f"not finished within its limit of {spec.limits.seconds:g} seconds"
-        return conversation.answer("budget", started, error=spent)
+        late = f"not finished within its limit of {spec.limits.seconds:g} seconds"
+        return conversation.answer("budget", started, error=late)
+
+
+class _Down(Exception):
+    """A call that can be made later: its server is down."""
+
+    def __init__(self, server: str, error: ToolTransportError) -> None:
+        super().__init__(str(error))
+        self.server = server
+        self.error = error
+
+
+def _named(call: Call) -> Mapping[str, Any]:
+    return {"tool": call.tool, "arguments": call.arguments}
 
 
 @dataclass
@@ -99,7 +178,8 @@ class _Conversation:
     model: Model
     toolbox: Toolbox
     record: Record
-    resumed: int
+    patient: bool
+    resumed: int = 0
     """How many of its messages come from the journal."""
     messages: list[Message] = field(default_factory=list)
     retrieved: Retrieved = field(default_factory=Retrieved)
@@ -112,21 +192,34 @@ class _Conversation:
     last_tool_error: str | None = None
     failed: dict[str, list[str]] = field(default_factory=dict)
     """What each call that was sent has brought since it last succeeded, by its digest."""
+    brought: int = 0
+    """Results of this turn's calls so far."""
+    aside: Aside = field(default_factory=Aside)
+    under_way: dict[int, Call] = field(default_factory=dict)
+    """Calls of this turn that have been sent and may not be repeated."""
+    unknown: list[Mapping[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.mode = mode_of(self.spec, self.toolbox, self.task.prompt)
 
     def take(self, message: Message) -> None:
         """Count a finished message, fresh or from the journal: both lead to the same state."""
-        self.messages.append(message)
         trace = message.get(TRACE, {})
+        if (noted := Aside.of(message, trace)) is not None:
+            self.aside = noted
+            return
+        self.messages.append(message)
         if message["role"] == "assistant":
+            self.aside, self.under_way, self.brought = Aside(), {}, 0
             self.turns += 1
             self.prompt_tokens += trace["prompt_tokens"]
             self.completion_tokens += trace["completion_tokens"]
         if "is_error" in trace:
+            self.aside.results.pop(self.brought, None)
+            self.brought += 1
             self.tool_calls += trace["sent"]
             self.retrieved.remember(trace["retrieved"])
+            self.unknown += [trace["unknown"]] if trace.get("unknown") else []
             self.consulted = self.consulted or not trace["is_error"]
             self.last_tool_error = message["content"] if trace["is_error"] else None
             # Without a digest: from a journal that an older version began.
@@ -167,6 +260,7 @@ class _Conversation:
         citations: Sequence[Citation] = (),
         error: str | None = None,
     ) -> Answer:
+        aside = self.aside.results.values()
         return Answer(
             task_id=self.task.task_id,
             outcome=outcome,
@@ -174,11 +268,16 @@ class _Conversation:
             citations=citations,
             error=error,
             turns=self.turns,
-            tool_calls=self.tool_calls,
+            tool_calls=self.tool_calls + sum(called.sent for called in aside),
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             seconds=time.perf_counter() - started,
             sequence=self.retrieved.sequence,
+            outcome_unknown=[
+                *self.unknown,
+                *(called.unknown for called in aside if called.unknown),
+                *map(_named, self.under_way.values()),
+            ],
         )
 
     def _system(self) -> str:
@@ -222,6 +321,9 @@ class _Conversation:
         limits = self.spec.limits
         if self.turns >= limits.turns + self.corrected:
             raise _Ended("budget", f"no answer within its limit of {limits.turns} turns")
+        spent = self.prompt_tokens + self.completion_tokens
+        if limits.tokens is not None and spent >= limits.tokens:
+            raise _Ended("budget", f"no answer within its limit of {limits.tokens} tokens")
         for said in self.failed.values():
             if len(said) >= limits.same_failure:
                 raise _Ended("tool", f"the same call failed {len(said)} times: {said[-1]}")
@@ -249,43 +351,119 @@ class _Conversation:
         In order, so that refs and journal are the same however long each call took.
         """
         position = next(i for i, message in enumerate(self.messages) if message is reply)
-        pending = calls[len(self.messages) - 1 - position :]
+        done = self.brought
         interrupted = position < self.resumed
         room = self.spec.limits.tool_calls - self.tool_calls
+        if resent := {n for n in self.aside.unsent if not self._repeatable(calls[n])}:
+            # They are about to be: from here on nobody knows.
+            self.aside.unsent -= resent
+            await self._note()
         results = await asyncio.gather(
             *(
-                self._result(call, admitted=number < room, interrupted=interrupted)
-                for number, call in enumerate(pending)
+                self._result(
+                    number,
+                    calls[number],
+                    admitted=number - done < room,
+                    interrupted=interrupted and number not in resent,
+                )
+                for number in range(done, len(calls))
             ),
             # One call that fails must not cut off another that may already have taken effect.
             return_exceptions=True,
         )
-        for call, result in zip(pending, results, strict=True):
-            if isinstance(result, BaseException):
+        found: dict[int, Called] = {}
+        down: dict[int, _Down] = {}
+        for number, result in enumerate(results, start=done):
+            if isinstance(result, Called):
+                found[number] = result
+            elif isinstance(result, _Down):
+                down[number] = result
+            else:
                 raise result
-            await self._bring(call, *result)
+        well = {
+            self._server(calls[number])
+            for number, called in found.items()
+            if called.sent and not called.unknown and number not in self.aside.results
+        }
+        unsent = {n for n, each in down.items() if isinstance(each.error, ToolNotSentError)}
+        self.aside = Aside(dict(found), unsent)
+        if down:
+            if found or any(not self._repeatable(calls[number]) for number in unsent):
+                await self._note()
+            self._give_way(next(iter(down.values())), well)
+        for number, called in found.items():
+            await self._bring(calls[number], called)
+
+    def _repeatable(self, call: Call) -> bool:
+        tool = self.toolbox.get(call.tool)
+        return tool is None or tool.repeatable
+
+    def _server(self, call: Call) -> str | None:
+        tool = self.toolbox.get(call.tool)
+        return tool.server if tool else None
 
     async def _result(
-        self, call: Call, *, admitted: bool, interrupted: bool
-    ) -> tuple[ToolResult, bool]:
-        """What a call led to, and whether it was sent."""
+        self, number: int, call: Call, *, admitted: bool, interrupted: bool
+    ) -> Called:
+        """What a call led to.
+
+        Raises:
+            _Down: it can be made later.
+        """
+        if number in self.aside.results:
+            return self.aside.results[number]
         tool = self.toolbox.get(call.tool)
-        if tool is not None and not admitted:
+        if tool is None or call.arguments is None:
+            refusal = await self.toolbox.call(call.tool, call.arguments, self.task.inputs)
+            return Called(refusal, sent=False)
+        if not admitted:
             limit = self.spec.limits.tool_calls
             refused = f"Not called: the limit of {limit} tool calls is reached. Answer now."
-            return ToolResult(True, refused), False
-        if tool is not None and interrupted and not tool.repeatable:
-            return ToolResult(True, _OUTCOME_UNKNOWN), True
-        sent = tool is not None and call.arguments is not None
-        called = await self.toolbox.call(call.tool, call.arguments, self.task.inputs)
-        return called, sent
+            return Called(ToolResult(True, refused), sent=False)
+        lost = Called(ToolResult(True, _OUTCOME_UNKNOWN), sent=True, unknown=_named(call))
+        if interrupted and not tool.repeatable:
+            return lost
+        if not tool.repeatable:
+            self.under_way[number] = call
+        try:
+            result = await self.toolbox.call(call.tool, call.arguments, self.task.inputs)
+        except ToolNotSentError as error:
+            self.under_way.pop(number, None)
+            raise _Down(tool.server, error) from error
+        except ToolTransportError as error:
+            self.under_way.pop(number, None)
+            if tool.repeatable:
+                raise _Down(tool.server, error) from error
+            return lost
+        self.under_way.pop(number, None)
+        if result.outage and tool.repeatable and self.patient:
+            # The tool's own word that it can do nothing now, which would be the model's last.
+            raise _Down(tool.server, ToolTransportError(f"{result.outage} is down"))
+        return Called(result, sent=True)
 
-    async def _bring(self, call: Call, result: ToolResult, sent: bool) -> None:
+    def _give_way(self, down: _Down, well: Collection[str | None]) -> Never:
+        """End here, where a call cannot be made now."""
+        error = down.error
+        if not self.patient:
+            raise error
+        raise Parked(
+            down.server,
+            str(error),
+            retry_after=error.retry_after if isinstance(error, ToolUnavailableError) else None,
+            suspicion=0 if isinstance(error, ToolNotSentError) else 2,
+            answered=down.server in well,
+        ) from error
+
+    async def _note(self) -> None:
+        await self.record({"role": NOTE, "content": "", TRACE: self.aside.note()})
+
+    async def _bring(self, call: Call, called: Called) -> None:
+        result = called.result
         known = len(self.retrieved.refs)
         characters = self.spec.limits.tool_result_characters
         text = None
         tool = self.toolbox.get(call.tool)
-        if sent and tool is not None and tool.reads_index:
+        if called.sent and tool is not None and tool.reads_index:
             text = self.retrieved.admit(result, characters=characters)
         if text is None:
             text = result.text
@@ -294,10 +472,12 @@ class _Conversation:
         trace = {
             "tool": call.tool,
             "call": call.digest,
-            "sent": sent,
+            "sent": called.sent,
             "is_error": result.is_error,
             "retrieved": self.retrieved.since(known),
         }
+        if called.unknown:
+            trace["unknown"] = called.unknown
         await self._say({**self.mode.result(call, text), TRACE: trace})
 
     # The end

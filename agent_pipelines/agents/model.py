@@ -1,13 +1,17 @@
-"""The model of an agent: one request, one reply, and one kind of failure.
+"""The model of an agent: one request, one reply, and two kinds of failure: this request's, or the
+server's.
 
 Belongs here: chat completions through the openai client. Does not belong here: what to ask
 (`modes.py`, `loop.py`) or where the server is (`resources/llm.py`).
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Self
 
 import openai
 
@@ -16,8 +20,28 @@ from agent_pipelines.agents.served import ServerReader
 Message = dict[str, Any]
 
 
+#: Statuses that say nothing of what was asked: of the key, the model's name, too many requests at
+#: once, a gateway without a server behind it. All others from 500 on may be of either.
+_OF_THE_SERVER = (401, 403, 404, 408, 409, 425, 429, 502, 503, 504)
+
+
 class ModelError(Exception):
     """The model server did not answer, or not with a chat completion."""
+
+
+class ModelUnavailableError(ModelError):
+    """It is no fault of the request, as far as one can tell: the server is down or refuses all.
+
+    ``retry_after`` in seconds, where the server told. ``suspicion`` that the request is why, after
+    all: 0: it was not sent; 1: it was refused; 2: the server failed having it.
+    """
+
+    def __init__(
+        self, reason: str, *, retry_after: float | None = None, suspicion: int = 0
+    ) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+        self.suspicion = suspicion
 
 
 @dataclass(frozen=True)
@@ -42,6 +66,10 @@ class Model:
     gpus: int | None = None
     """GPUs that its server runs on; 0: a CPU; None: nobody here knows."""
 
+    def asking_once(self) -> Self:
+        """The same, for those who wait themselves: the client asks twice again if left to it."""
+        return replace(self, client=self.client.with_options(max_retries=0))
+
     async def reply(
         self,
         messages: Sequence[Message],
@@ -53,6 +81,7 @@ class Model:
         """Ask for the next message. ``options``: tools, tool_choice, response_format.
 
         Raises:
+            ModelUnavailableError: no reply came, and the same request may bring one later.
             ModelError: no reply came.
         """
         started = time.perf_counter()
@@ -65,7 +94,7 @@ class Model:
                 **options,
             )
         except openai.OpenAIError as error:
-            raise ModelError(f"{type(error).__name__}: {error}") from error
+            raise _failure(error) from error
         if not completion.choices:
             raise ModelError("the model server answered without a choice")
         choice = completion.choices[0]
@@ -80,6 +109,36 @@ class Model:
             completion_tokens=usage.completion_tokens if usage else 0,
             seconds=time.perf_counter() - started,
         )
+
+
+def _failure(error: openai.OpenAIError) -> ModelError:
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, openai.APIStatusError):
+        status = error.status_code
+        if status not in _OF_THE_SERVER and status < 500:
+            return ModelError(said)
+        told = _seconds(error.response.headers.get("retry-after"))
+        return ModelUnavailableError(
+            said, retry_after=told, suspicion=1 if status in _OF_THE_SERVER else 2
+        )
+    if isinstance(error, openai.APIConnectionError):
+        # By name: which HTTP library the client stands on is its own affair.
+        sent = type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout")
+        return ModelUnavailableError(said, suspicion=2 if sent else 0)
+    return ModelError(said)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Of a Retry-After header (RFC 9110, 10.2.3): a number of seconds, or a date."""
+    try:
+        seconds = float(retry_after or "")
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(retry_after or "")
+        except ValueError:
+            return None
+        seconds = (date.astimezone(UTC) - datetime.now(UTC)).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _wire(message: Any) -> Message:

@@ -4,12 +4,18 @@ Belongs here: the counters, their differences, and quantiles of histograms. Does
 reading them (`resources/llm_metrics.py`), or what they should be (`targets.py`).
 """
 
+import asyncio
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
-from agent_pipelines.agents.load import LoadReader
+from agent_pipelines.agents.load import Load, LoadReader
+
+#: Seconds between two looks at how many requests wait.
+_LOOK_EVERY = 1.0
 
 
 @dataclass(frozen=True)
@@ -98,10 +104,18 @@ class Counters:
 _NUMBERS = ("generated", "prompted", "prefix_queries", "prefix_hits", "preemptions")
 
 
-class ServerReader(LoadReader, Protocol):
-    """Somebody who can be asked for the load and for the counters."""
+@dataclass(frozen=True)
+class Reading:
+    """What a server says at one moment."""
 
-    async def counters(self) -> Counters | None:
+    load: Load
+    counters: Counters
+
+
+class ServerReader(LoadReader, Protocol):
+    """Somebody who can be asked for the load, and for the counters with it."""
+
+    async def read(self) -> Reading | None:
         """None: the server does not tell, or does not answer now."""
         ...
 
@@ -135,3 +149,45 @@ class Served:
         """A share of prompt tokens, 0 to 1; None where no prefix cache was asked."""
         queries = self.counters.prefix_queries
         return self.counters.prefix_hits / queries if queries else None
+
+
+class Observation:
+    """What is seen of a server during a block."""
+
+    served: Served | None = None
+    """What it did, once the block is over; None where it does not tell."""
+    tokens_per_second: float | None = None
+    """What it generates just now; None where it does not tell."""
+
+
+@asynccontextmanager
+async def observed(server: ServerReader | None) -> AsyncIterator[Observation]:
+    """Read a server's counters before and after the block, and meanwhile again and again."""
+    observation = Observation()
+    before = await server.read() if server else None
+    if server is None or before is None:
+        yield observation
+        return
+    started, most_waiting = time.perf_counter(), before.load.waiting
+
+    async def look() -> None:
+        nonlocal most_waiting
+        last, then = before.counters, started
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            if now := await server.read():
+                most_waiting = max(most_waiting, now.load.waiting)
+                elapsed = time.perf_counter() - then
+                observation.tokens_per_second = now.counters.since(last).generated / elapsed
+                last, then = now.counters, then + elapsed
+
+    looking = asyncio.create_task(look())
+    try:
+        yield observation
+    finally:
+        looking.cancel()
+        await asyncio.wait({looking})
+    if after := await server.read():
+        seconds = time.perf_counter() - started
+        counters = after.counters.since(before.counters)
+        observation.served = Served(seconds, counters, most_waiting)

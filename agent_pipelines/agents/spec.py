@@ -6,10 +6,11 @@ tools are (resources) or how its turns are put to the model (`modes.py`).
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from agent_pipelines.agents.concurrency import DEFAULT
 from agent_pipelines.agents.schemas import check_output_schema
 
 #: The tool server that reads indexes; where nothing else is said, the one that runs here.
@@ -44,6 +45,11 @@ class Limits(BaseModel):
     turns: int = Field(default=4, ge=1, description="Replies asked of the model.")
     tool_calls: int = Field(default=4, ge=0, description="Tool calls sent.")
     completion_tokens: int = Field(default=512, ge=16, description="Length of one reply.")
+    tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens of all its prompts and replies together, after which no more is asked.",
+    )
     seconds: float = Field(default=300.0, gt=0, description="Time for the whole task.")
     tool_result_characters: int = Field(
         default=8000, ge=200, description="What is kept of one tool result; the rest is cut."
@@ -54,6 +60,16 @@ class Limits(BaseModel):
         description="Times that the same call may fail in a row; then the task ends with outcome "
         "`tool`.",
     )
+
+
+class BatchLimits(BaseModel):
+    """What one batch may cost, over all the runs it takes; then it ends, and can be continued."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens: int | None = Field(default=None, ge=1, description="Of all prompts and replies.")
+    tool_calls: int | None = Field(default=None, ge=1, description="Tool calls sent.")
+    seconds: float | None = Field(default=None, gt=0, description="Time that its runs take.")
 
 
 class AgentFields(BaseModel):
@@ -96,7 +112,18 @@ class AgentFields(BaseModel):
         description="Above 1 keeps small models from repeating themselves. An extension of vLLM; "
         "leave it out for servers that do not know it.",
     )
-    concurrency: int = Field(default=8, ge=1, description="Tasks at once.")
+    batch_limits: BatchLimits = BatchLimits()
+    wait_minutes: float = Field(
+        default=10.0,
+        gt=0,
+        description="How long a batch that can do nothing else waits for what is down. Then its "
+        "run ends and gives its GPU back; it is started again by itself.",
+    )
+    concurrency: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto",
+        description="Tasks at once. auto: as many as the model server has room for, and "
+        f"{DEFAULT} where it does not tell.",
+    )
     index: str | None = Field(default=None, description="The index its search tools read.")
     on_stale_index: Literal["block", "label"] = Field(
         default="block",

@@ -19,8 +19,12 @@ class ToolTransportError(Exception):
     """The tool server did not answer; whether the call took effect is not known."""
 
 
-class ToolUnavailableError(ToolTransportError):
-    """The call was not sent: the server did not answer others. ``retry_after`` in seconds."""
+class ToolNotSentError(ToolTransportError):
+    """The call was not sent, so that it may be made later, whatever the tool."""
+
+
+class ToolUnavailableError(ToolNotSentError):
+    """The server did not answer others. ``retry_after`` in seconds."""
 
     def __init__(self, server: str, retry_after: float, reason: str) -> None:
         wait = math.ceil(retry_after)
@@ -70,6 +74,7 @@ class Tool:
     schema: Schema
     bound: Mapping[str, Any]
     repeatable: bool
+    server: str
     reads_index: bool
     """Whether its results are passages of the agent's index, which can be cited."""
 
@@ -176,4 +181,6 @@ def _restricted(info: ToolInfo, spec: AgentSpec) -> Tool:
             f"the input schema of tool {info.name} cannot be used: {error}",
             remedy=f"remove {info.name} from the tools of agent {spec.name!r}",
         ) from error
-    return Tool(info.name, info.description, schema, bound, info.repeatable, reads_index)
+    return Tool(
+        info.name, info.description, schema, bound, info.repeatable, info.server, reads_index
+    )

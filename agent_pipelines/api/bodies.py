@@ -91,6 +91,10 @@ class AnswerBody(BaseModel):
     false_signals: Sequence[str] = Field(
         description="Signals of the index that were not true when it was given."
     )
+    outcome_unknown: Sequence[Mapping[str, Any]] = Field(
+        description="Calls (tool, arguments) that were sent once, and nobody knows whether they "
+        "took effect."
+    )
 
 
 class TaskBody(BaseModel):

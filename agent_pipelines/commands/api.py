@@ -6,7 +6,7 @@ or how it is served (`toolservers/shell`).
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -69,7 +69,10 @@ async def _serve(loaded: Loaded, options: ApiOptions) -> None:
     places = Places(options.max_concurrent, options.max_waiting)
     metrics = Metrics(places, list(loaded.agents))
     async with AsyncExitStack() as stack:
-        model = await stack.enter_async_context(LlmResource().open())
+        models = {
+            name: await stack.enter_async_context(llm.open(_log.info))
+            for name, llm in _llms(loaded).items()
+        }
         sessions = await stack.enter_async_context(Sessions(_openings(loaded, tally)))
         await stack.enter_async_context(recorded(engine, _WORKER, tally, sessions.breakers))
         conversations = Conversations(engine=engine, places=places, metrics=metrics)
@@ -77,7 +80,7 @@ async def _serve(loaded: Loaded, options: ApiOptions) -> None:
             name: ServedAgent(
                 component.spec,
                 description=component.config.description,
-                model=model,
+                model=models[component.config.llm],
                 policy=IndexPolicy(engine, component.spec.index, component.spec.on_stale_index)
                 if component.spec.index
                 else None,
@@ -99,11 +102,20 @@ async def _serve(loaded: Loaded, options: ApiOptions) -> None:
         await serve_apps(
             build,
             name="agents",
-            ready=partial(_why_not_ready, engine, model, sessions),
+            ready=partial(_why_not_ready, engine, models.values(), sessions),
             registry=metrics.registry,
             options=options,
             settle=partial(conversations.drain, options.drain_seconds),
         )
+
+
+def _llms(loaded: Loaded) -> Mapping[str, LlmResource]:
+    """The model servers that some agent names."""
+    named = {agent.config.llm for agent in loaded.agents.values()}
+    return {
+        name: loaded.llms[name].resource if name in loaded.llms else LlmResource()
+        for name in sorted(named)
+    }
 
 
 def _openings(loaded: Loaded, tally: Tally) -> Mapping[str, Opening]:
@@ -118,14 +130,16 @@ def _openings(loaded: Loaded, tally: Tally) -> Mapping[str, Opening]:
     return {server: partial(resource.session, tally) for server, resource in resources.items()}
 
 
-async def _why_not_ready(engine: Engine, model: Model, sessions: Sessions) -> str | None:
-    """None when the state database, the model server and all tool servers answer."""
+async def _why_not_ready(
+    engine: Engine, models: Collection[Model], sessions: Sessions
+) -> str | None:
+    """None when the state database, the model servers and all tool servers answer."""
 
     def ask_database() -> None:
         with read(engine) as connection:
             connection.execute(text("SELECT 1"))
 
-    async def ask_model() -> None:
+    async def ask(model: Model) -> None:
         try:
             await model.client.with_options(max_retries=0, timeout=_LISTING).models.list()
         except openai.NotFoundError:
@@ -134,7 +148,7 @@ async def _why_not_ready(engine: Engine, model: Model, sessions: Sessions) -> st
             raise ConnectionError(f"the model server does not answer: {error}") from error
 
     asked = await asyncio.gather(
-        asyncio.to_thread(ask_database), ask_model(), sessions.check(), return_exceptions=True
+        asyncio.to_thread(ask_database), *map(ask, models), sessions.check(), return_exceptions=True
     )
     failed = [error for error in asked if isinstance(error, BaseException)]
     return "; ".join(str(error) for error in failed) or None

@@ -52,12 +52,11 @@ def dev(session: Session, console: Console, port: int | None) -> None:
     console.print(f"Metrics: {session.start_exporter(lambda _: None)}/metrics")
     console.print(f"state: {session.settings.state_dir}   assets: {session.assets}")
     console.print("Ctrl-C ends all of it.\n")
-    if session.loaded.agents:
+    if session.needs_vllm(session.loaded.agents):
         parts["vllm"] = session.start_llm
     configured = {
         "weaviate": session.settings.weaviate_url,
         "search": session.settings.search_tool_url,
-        "vllm": session.settings.llm_base_url,
     }
     stopping = threading.Event()
     watchers = [

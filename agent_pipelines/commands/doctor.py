@@ -147,6 +147,9 @@ def _assets(folder: Path) -> Iterator[Finding]:
         yield from _attempt(f"index {name}", lambda i=index: i.source.check() or "source reachable")  # type: ignore[misc]
     for name, server in loaded.tool_servers.items():
         yield from _attempt(f"tool server {name}", server.check)
+    for name, llm in loaded.llms.items():
+        if not llm.embedded or Settings().llm_base_url:  # else it is the model server above
+            yield from _attempt(f"llm {name}", llm.check)
     for name, agent in loaded.agents.items():
         yield from _attempt(
             f"agent {name}",

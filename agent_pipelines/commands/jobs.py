@@ -65,12 +65,12 @@ def run_everything(session: Session, console: Console) -> list[Result]:
     with ThreadPoolExecutor(1, thread_name_prefix="vllm") as background:
         llm: Future[None] | None = None
         news = _LastNews()
-        if loaded.agents:
+        if session.needs_vllm(loaded.agents):
             # It takes a minute to start, most of it waiting: let it start beside the indexing.
             llm = background.submit(session.start_llm, news)
         try:
             results = sync_indexes(session, console, list(loaded.indexes))
-            if llm is not None:
+            if loaded.agents:
                 results += _batches(session, console, llm, news)
         except BaseException:
             # Ctrl-C included: leaving this block waits for the thread, so end what it waits for.
@@ -129,22 +129,24 @@ def run_batch(session: Session, console: Console, name: str, config: Mapping[str
     """Run the batch of one agent, with what it needs. ``config``: see `BatchConfig`."""
     with waiting(console, "Weaviate:") as say:
         session.start_weaviate(say)
-    with waiting(console, "Model server:") as say:
-        session.start_llm(say)
+    if session.needs_vllm([name]):
+        with waiting(console, "Model server:") as say:
+            session.start_llm(say)
     with waiting(console, "Search tool:") as say:
         session.start_search(say)
     return _batch(session, console, name, config)
 
 
 def _batches(
-    session: Session, console: Console, llm: "Future[None]", news: "_LastNews"
+    session: Session, console: Console, llm: "Future[None] | None", news: "_LastNews"
 ) -> list[Result]:
     try:
         with waiting(console, "Search tool:") as say:
             session.start_search(say)
-        with waiting(console, "Model server:") as say:
-            news.show_in(say)
-            llm.result()
+        if llm is not None:
+            with waiting(console, "Model server:") as say:
+                news.show_in(say)
+                llm.result()
     except UserError as error:
         return [Result("agent", name, None, str(error)) for name in session.loaded.agents]
     return [_batch(session, console, name, {}) for name in session.loaded.agents]

@@ -6,6 +6,7 @@ here: how an index is kept or an agent is run; those rooms do not know Dagster.
 
 from agent_pipelines.components.agent import AgentComponent
 from agent_pipelines.components.index import IndexComponent
+from agent_pipelines.components.llm import LlmComponent
 from agent_pipelines.components.tool_server import ToolServerComponent
 
-__all__ = ["AgentComponent", "IndexComponent", "ToolServerComponent"]
+__all__ = ["AgentComponent", "IndexComponent", "LlmComponent", "ToolServerComponent"]

@@ -11,14 +11,15 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel, Field, model_validator
 
-from agent_pipelines.agents.spec import SEARCH_SERVER, AgentFields, AgentSpec
+from agent_pipelines.agents.spec import DEFAULT_LLM, SEARCH_SERVER, AgentFields, AgentSpec
 from agent_pipelines.agents.tasks.catalogue import source_at
 from agent_pipelines.agents.tasks.reading import Tasks, digest_of
 from agent_pipelines.agents.tools import ToolTransportError
-from agent_pipelines.components import agent_report
+from agent_pipelines.components import agent_report, agent_sensor
 from agent_pipelines.components.agent_config import AgentConfig
 from agent_pipelines.components.agent_run import BatchRun
 from agent_pipelines.components.configured_index import ConfiguredIndex
+from agent_pipelines.components.llm import llm_key
 from agent_pipelines.components.tool_server import resource_key
 from agent_pipelines.errors import UserError
 from agent_pipelines.indexing.partition import WHOLE, Partition, keyed
@@ -68,12 +69,15 @@ class AgentComponent(dg.Component):
         return cls(context.path.name, attributes, context.path)
 
     def bind(
-        self, indexes: Mapping[str, ConfiguredIndex], tool_servers: Collection[str] = ()
+        self,
+        indexes: Mapping[str, ConfiguredIndex],
+        tool_servers: Collection[str] = (),
+        llms: Collection[str] = (),
     ) -> None:
         """Find the index that the agent reads; called once all of them are loaded.
 
         Raises:
-            UserError: there is none of that name, or no tool server of a name that it has.
+            UserError: there is none of that name, or no tool server or llm of a name that it has.
         """
         known = {SEARCH_SERVER, *tool_servers}
         for server in self.tool_servers:
@@ -82,6 +86,11 @@ class AgentComponent(dg.Component):
                     f"agent {self.name}: there is no tool server {server!r}",
                     remedy=f"set `tool_servers` to some of: {', '.join(sorted(known))}",
                 )
+        if self.config.llm not in {DEFAULT_LLM, *llms}:
+            raise UserError(
+                f"agent {self.name}: there is no llm {self.config.llm!r}",
+                remedy=f"set `llm` to one of: {', '.join(sorted({DEFAULT_LLM, *llms}))}",
+            )
         if self.spec.index is None:
             return
         if self.spec.index not in indexes:
@@ -128,7 +137,12 @@ class AgentComponent(dg.Component):
             tags={"agent": self.name},
         )
         return dg.Definitions(
-            assets=[self._tasks(), self._answers()], jobs=[job], schedules=[self._schedule()]
+            assets=[self._tasks(), self._answers()],
+            jobs=[job],
+            schedules=[self._schedule()],
+            sensors=[
+                agent_sensor.build(self.name, job, llm_key(self.config.llm), self.tool_servers)
+            ],
         )
 
     def _schedule(self) -> dg.ScheduleDefinition:
@@ -182,23 +196,27 @@ class AgentComponent(dg.Component):
             **self._common("answers", "One answer per task, with its citations and outcome."),
             deps=upstream,
             kinds={"vllm"},
+            output_required=False,
             partitions_def=dg.StaticPartitionsDefinition(list(self.partitions))
             if self.partitions
             else None,
-            # Named here, not as parameters: which tool servers there are is in the YAML.
+            # Named here, not as parameters: which servers there are is in the YAML.
             required_resource_keys={
-                *("weaviate", "embedder", "state", "llm"),
+                *("weaviate", "embedder", "state", llm_key(self.config.llm)),
                 *map(resource_key, self.tool_servers),
             },
             check_specs=list(
                 agent_report.specs(
-                    self.key("answers"), tools=bool(self.spec.tools), target_p95_seconds=target
+                    self.key("answers"),
+                    tools=bool(self.spec.tools),
+                    target_p95_seconds=target,
+                    targets=self.config.targets,
                 )
             ),
         )
         def answers(
             context: dg.AssetExecutionContext, config: BatchConfig
-        ) -> Iterator[dg.MaterializeResult[None]]:
+        ) -> Iterator[dg.MaterializeResult[None] | dg.AssetObservation | dg.AssetCheckResult]:
             resources = context.resources
             run = BatchRun(
                 spec=self.spec,
@@ -207,11 +225,13 @@ class AgentComponent(dg.Component):
                 weaviate=resources.weaviate,
                 embedder=resources.embedder,
                 state=resources.state,
-                llm=resources.llm,
+                llm=getattr(resources, llm_key(self.config.llm)),
                 tools={
                     server: getattr(resources, resource_key(server)) for server in self.tool_servers
                 },
                 log=context.log.info,
+                resumption=agent_sensor.resumption(context),
+                waiting=context.run.tags.get(agent_sensor.BATCH_TAG),
                 partition=context.partition_key if self.partitions else "",
             )
             part = self.partitions.get(run.partition, WHOLE)
@@ -220,9 +240,19 @@ class AgentComponent(dg.Component):
                 ended = run.run(tasks)
             except (UserError, ToolTransportError) as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
-            yield dg.MaterializeResult(
-                metadata=agent_report.metadata(ended, resources.state.engine()),
-                check_results=list(agent_report.results(ended, target_p95_seconds=target)),
+            metadata = agent_report.metadata(ended, resources.state.engine(), self.config.targets)
+            if ended.report.ending.kind == "finished":
+                yield dg.MaterializeResult(metadata=metadata)
+            else:
+                # A part of the answers is not what others of this name are made from.
+                yield dg.AssetObservation(
+                    self.key("answers"), metadata=metadata, partition=run.partition or None
+                )
+            yield from agent_report.results(
+                ended,
+                tools=bool(self.spec.tools),
+                target_p95_seconds=target,
+                targets=self.config.targets,
             )
 
         return answers

@@ -8,7 +8,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from agent_pipelines.agents.spec import AgentFields
+from agent_pipelines.agents.spec import DEFAULT_LLM, AgentFields
+from agent_pipelines.agents.targets import Targets
 from agent_pipelines.agents.tasks.catalogue import AnyTasks
 from agent_pipelines.components.variables import filled
 from agent_pipelines.indexing.partition import BUCKETS
@@ -42,6 +43,16 @@ class AgentConfig(AgentFields):
         default=None,
         gt=0,
         description="A check warns when 95% of the tasks take longer than this; it fails nothing.",
+    )
+    llm: str = Field(
+        default=DEFAULT_LLM,
+        description="Its model server: a folder of this name. `llm` is always there: without a "
+        "folder it is LLM_BASE_URL, else the embedded vLLM.",
+    )
+    targets: Targets | None = Field(
+        default=Targets(),
+        description="What the model server should reach. Checks warn where it does not; null: no "
+        "checks, for a server that tells nothing of itself.",
     )
     schedule: str | None = Field(
         default=None, description="Cron expression, in UTC, of a batch over the tasks."

@@ -1,7 +1,8 @@
 """How a batch reads in the UI: its checks, numbers that plot, and a sample of its answers.
 
 Belongs here: the targets of the checks, and metadata. Does not belong here: running the batch
-(`agent_run.py`), or what is shown of its tool calls (`tool_checks.py`).
+(`agent_run.py`), or what is shown of its tool calls and its model server (`tool_checks.py`,
+`llm_checks.py`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from sqlalchemy import Engine
 
+from agent_pipelines.agents.targets import Targets
 from agent_pipelines.agents.tasks import Task
-from agent_pipelines.components import tool_checks
+from agent_pipelines.components import llm_checks, tool_checks
 from agent_pipelines.components.agent_run import Ended
 
 if TYPE_CHECKING:
+    from agent_pipelines.agents.batch import BatchReport
     from agent_pipelines.agents.loop import Answer
 
 #: The share of tasks that must end well for a batch to pass its check.
@@ -27,7 +30,11 @@ _SAMPLE = 5
 
 
 def specs(
-    asset: dg.AssetKey, *, tools: bool, target_p95_seconds: float | None
+    asset: dg.AssetKey,
+    *,
+    tools: bool,
+    target_p95_seconds: float | None,
+    targets: Targets | None,
 ) -> Iterator[dg.AssetCheckSpec]:
     """The checks of an agent's answers."""
     yield dg.AssetCheckSpec(
@@ -48,16 +55,20 @@ def specs(
         )
     if tools:
         yield from tool_checks.specs(asset)
+    if targets is not None:
+        yield from llm_checks.specs(asset)
 
 
-def results(ended: Ended, *, target_p95_seconds: float | None) -> Iterator[dg.AssetCheckResult]:
+def results(
+    ended: Ended, *, tools: bool, target_p95_seconds: float | None, targets: Targets | None
+) -> Iterator[dg.AssetCheckResult]:
     """What they come to."""
     report = ended.report
     ok, answered = report.outcomes.get("ok", 0), sum(report.outcomes.values())
     yield dg.AssetCheckResult(
         check_name="completion",
         passed=answered == report.tasks and ok >= COMPLETION * report.tasks,
-        description=f"{ok} of {report.tasks} ok, {answered} answered",
+        description=f"{ok} of {report.tasks} ok, {answered} answered{_why_not_all(report)}",
         metadata={"ok": ok, "answered": answered, "tasks": report.tasks},
     )
     yield dg.AssetCheckResult(
@@ -76,17 +87,36 @@ def results(ended: Ended, *, target_p95_seconds: float | None) -> Iterator[dg.As
             description=f"p95 {report.latency_p95:.1f} s, target {target_p95_seconds:g} s",
             metadata={"p95": report.latency_p95},
         )
-    if ended.breakers:
+    if tools:
         yield from tool_checks.results(ended.tally)
+    if targets is not None:
+        yield from llm_checks.results(ended.served, targets, ended.gpus)
 
 
-def metadata(ended: Ended, engine: Engine) -> dict[str, Any]:
+def _why_not_all(report: "BatchReport") -> str:
+    """What a person does about the rest, or does not have to."""
+    ending = report.ending
+    if ending.kind == "budget":
+        return (
+            f"; the batch's budget is used up: {ending.reason}. Raise `batch_limits` in the "
+            "agent's YAML and start it again: it goes on where it was"
+        )
+    if ending.kind == "waiting" and report.resume_at is not None:
+        return (
+            f"; the rest waits for {ending.what}: {ending.reason}. The agent's sensor starts it "
+            f"again, by {report.resume_at:%Y-%m-%d %H:%M} UTC"
+        )
+    return ""
+
+
+def metadata(ended: Ended, engine: Engine, targets: Targets | None) -> dict[str, Any]:
     """Numbers that plot from batch to batch, and a sample of the answers."""
     from agent_pipelines.agents import answers
 
     report, admitted = ended.report, ended.admitted
     return {
         "batch": report.batch_id,
+        "ending": f"{report.ending.kind}{_why_not_all(report)}",
         "tasks": report.tasks,
         "resumed": report.resumed,
         **{f"outcome_{name}": count for name, count in report.outcomes.items()},
@@ -97,6 +127,13 @@ def metadata(ended: Ended, engine: Engine) -> dict[str, Any]:
         "latency_p50": round(report.latency_p50, 2),
         "latency_p95": round(report.latency_p95, 2),
         "model": ended.model,
+        **llm_checks.metadata(
+            ended.served,
+            targets,
+            ended.gpus,
+            seconds=report.seconds,
+            answers=sum(report.outcomes.values()) - report.resumed,
+        ),
         **(tool_checks.metadata(ended.tally, ended.breakers) if ended.breakers else {}),
         **(
             {

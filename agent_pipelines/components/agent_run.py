@@ -6,21 +6,24 @@ belong here: which definitions an agent becomes (`agent.py`), how the report rea
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent_pipelines.agents.admission import Admission, admit, go_on
 from agent_pipelines.agents.breaker import Breaker
-from agent_pipelines.agents.guard import ToolServers
+from agent_pipelines.agents.guard import GuardedSession, ToolServers
+from agent_pipelines.agents.loop import MODEL
+from agent_pipelines.agents.served import Served, observed
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tally import Tally
 from agent_pipelines.agents.tasks import Task
+from agent_pipelines.agents.tools import ToolTransportError
 from agent_pipelines.components.configured_index import ConfiguredIndex
-from agent_pipelines.errors import UserError
+from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.health.evaluate import evaluate, tick
 from agent_pipelines.health.readers import not_true
 from agent_pipelines.health.signals import catalogue
@@ -56,6 +59,19 @@ class Ended:
     tally: Tally
     breakers: Mapping[str, Breaker]
     """By tool server; none where the agent has no tools."""
+    served: Served | None
+    """What its model server did meanwhile; None where that does not tell."""
+    gpus: int | None
+    """GPUs of the model server; 0: a CPU; None: nobody knows."""
+
+
+class _StillDownError(Exception):
+    """What a batch needs does not answer when it is to start."""
+
+    def __init__(self, what: str, error: Exception) -> None:
+        super().__init__(str(error))
+        self.what = what
+        self.error = error
 
 
 @dataclass(frozen=True)
@@ -72,6 +88,10 @@ class BatchRun:
     llm: LlmResource
     tools: Mapping[str, ToolServerResource]
     log: Callable[[str], object]
+    resumption: Mapping[str, Any]
+    """How the run is started again, where it ends waiting for what is down."""
+    waiting: str | None
+    """The batch that waited, where this run was started because of it."""
     partition: str = ""
     """Which part of the agent's tasks; empty for all of them."""
 
@@ -83,11 +103,26 @@ class BatchRun:
 
         Raises:
             UserError: the tasks cannot be read, the index is not true, another run is at it.
-            ToolTransportError: a tool server does not answer at the start.
+            ToolTransportError: a tool server does not answer at the start of a new batch.
         """
         name = f"agent {self.spec.name} {self.partition}".strip()
         with leases.hold(self.state.engine(), name) as lease:
-            return asyncio.run(self._run(tasks, self._admit(), lease))
+            admitted = self._admit()
+            try:
+                return asyncio.run(self._run(tasks, admitted, lease))
+            except _StillDownError as down:
+                if self.waiting is None:
+                    raise down.error from None
+                return self._put_off(lease, self.waiting, admitted, down)
+
+    def _put_off(
+        self, lease: leases.Lease, batch_id: str, admitted: Admitted | None, down: _StillDownError
+    ) -> Ended:
+        """What the batch waits for is down still: it waits on."""
+        from agent_pipelines.agents.batch import put_off
+
+        report = put_off(lease.engine, batch_id, down.what, str(down.error))
+        return Ended(report, "none was asked", admitted, Tally(), {}, served=None, gpus=None)
 
     def _admit(self) -> Admitted | None:
         """Ask the index's signals anew: agents spend no GPU on an index that is not true."""
@@ -131,7 +166,7 @@ class BatchRun:
     async def _run(
         self, tasks: Iterable[Task] | None, admitted: Admitted | None, lease: leases.Lease
     ) -> Ended:
-        from agent_pipelines.agents import answers
+        from agent_pipelines.agents import answers, waiting
         from agent_pipelines.agents.batch import run_batch
         from agent_pipelines.agents.rerun import rerun_failed
         from agent_pipelines.agents.tool_records import recorded
@@ -140,14 +175,16 @@ class BatchRun:
         tally = Tally()
         engine = lease.engine
         async with AsyncExitStack() as stack:
-            sessions = {
-                server: await stack.enter_async_context(resource.session(tally))
-                for server, resource in self.tools.items()
-            }
+            sessions: dict[str, GuardedSession] = {}
+            for server, resource in self.tools.items():
+                with _may_be_down(server):
+                    session = await stack.enter_async_context(resource.session(tally))
+                sessions[server] = session
             breakers = {server: session.breaker for server, session in sessions.items()}
             if sessions:
                 await stack.enter_async_context(recorded(engine, self.spec.name, tally, breakers))
-            model = await stack.enter_async_context(self.llm.open())
+            with _may_be_down(MODEL):
+                model = await stack.enter_async_context(self.llm.open(self.log))
             opened = rerun_failed if tasks is None else partial(answers.open_batch, tasks=tasks)
             batch = await asyncio.to_thread(
                 opened,
@@ -160,24 +197,44 @@ class BatchRun:
                 else None,
                 false_signals=admitted.admission.false_signals if admitted else (),
             )
+            waiting.supersede(engine, batch.batch_id)
+            waiting.remember(engine, batch.batch_id, self.resumption)
             name = f"{self.spec.name}: answering"
             with progress_or_log(self.log).stage(name, batch.tasks, "tasks") as stage:
                 stage.advance(batch.answered)
 
-                def answered(_done: int, _total: int, _outcomes: Mapping[str, int]) -> None:
-                    stage.advance()
+                def answered(_done: int, _total: int, outcomes: Mapping[str, int]) -> None:
+                    stage.advance(news=_news(outcomes, observation.tokens_per_second))
                     lease.renew()
 
-                report = await run_batch(
-                    self.spec,
-                    batch=batch,
-                    model=model,
-                    tools=ToolServers(sessions) if sessions else None,
-                    engine=engine,
-                    progress=answered,
-                    watch=Watch(admitted.admission, self._look) if admitted else None,
-                )
-        return Ended(report, model.name, admitted, tally, breakers)
+                async with observed(model.server) as observation:
+                    report = await run_batch(
+                        self.spec,
+                        batch=batch,
+                        model=model,
+                        tools=ToolServers(sessions) if sessions else None,
+                        engine=engine,
+                        progress=answered,
+                        watch=Watch(admitted.admission, self._look) if admitted else None,
+                        say=self.log,
+                    )
+        return Ended(report, model.name, admitted, tally, breakers, observation.served, model.gpus)
+
+
+def _news(outcomes: Mapping[str, int], tokens_per_second: float | None) -> str:
+    """What a person sees beside how many there are: `12 ok, 1 schema, 41 tokens/s`."""
+    said = [f"{number} {outcome}" for outcome, number in outcomes.items() if number]
+    if tokens_per_second is not None:
+        said.append(f"{tokens_per_second:.0f} tokens/s")
+    return ", ".join(said)
+
+
+@contextmanager
+def _may_be_down(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (ToolTransportError, UnavailableError) as error:
+        raise _StillDownError(what, error) from error
 
 
 def _warnings() -> Sequence[str]:

@@ -13,6 +13,26 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 _VARIABLE = re.compile(r"\{\{\s*env\.(\w+)\s*\}\}")
 
 
+def variable_in(text: str) -> str | None:
+    """The environment variable that `{{ env.NAME }}` stands for; None where it is anything else."""
+    found = _VARIABLE.fullmatch(text.strip())
+    return found[1] if found else None
+
+
+def checked_url(url: str, *, example: str, say_as: str) -> str:
+    """A server's URL.
+
+    Raises:
+        ValueError: it is none, or holds a password, which the field `say_as` is for.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is no URL; write it like {example}")
+    if parts.username or parts.password:
+        raise ValueError(f"it holds a password; say it as `{say_as}`")
+    return url
+
+
 class BreakerConfig(BaseModel):
     """When nobody waits for the server any more."""
 
@@ -69,18 +89,12 @@ class ToolServerConfig(BaseModel):
     @field_validator("url")
     @classmethod
     def _is_a_url(cls, url: str | None) -> str | None:
-        if url is not None:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"{url!r} is no URL; write it like https://orders.example/mcp")
-            if parts.username or parts.password:
-                raise ValueError("it holds a password; say it as `token`")
-        return url
+        return url and checked_url(url, example="https://orders.example/mcp", say_as="token")
 
     @field_validator("token")
     @classmethod
     def _is_no_secret(cls, token: str | None) -> str | None:
-        if token is not None and not _VARIABLE.fullmatch(token.strip()):
+        if token is not None and variable_in(token) is None:
             raise ValueError(
                 "a secret has no place in a file; write `{{ env.NAME }}` for the environment "
                 "variable that holds it, or use `token_file`"
@@ -107,5 +121,4 @@ class ToolServerConfig(BaseModel):
     @property
     def token_variable(self) -> str | None:
         """The environment variable that holds the token."""
-        found = _VARIABLE.fullmatch(self.token.strip()) if self.token else None
-        return found[1] if found else None
+        return variable_in(self.token) if self.token else None

@@ -241,7 +241,8 @@ batches = Table(
     metadata,
     Column("batch_id", String(64), primary_key=True),
     Column("agent", String(200), nullable=False, index=True),
-    # opening: its tasks are being staged; running, finished, stopped; interactive: of the API
+    # opening: its tasks are being staged; running, finished, stopped; waiting: for what is down,
+    # to be started again by itself; interactive: of the API
     Column("state", String(16), nullable=False),
     # a digest of what it is to do, by which it is found again; empty while it is opening
     Column("work", String(64)),
@@ -262,6 +263,17 @@ batches = Table(
     Column("started_at", UtcDateTime, nullable=False),
     # of an interactive one: when its day ends
     Column("finished_at", UtcDateTime),
+    # that its runs took, all together; what kill -9 cut off is not in it
+    Column("seconds", Float, nullable=False, server_default="0"),
+    # how it is started again: the config, tags and partition of its run
+    Column("resumption", JSON),
+    # what it waits for and why, how often in a row it has without an answer in between, and from
+    # when on it may be, and is to be, started again
+    Column("waits_for", String(200)),
+    Column("wait_reason", Text),
+    Column("waits", Integer, nullable=False, server_default="0"),
+    Column("resume_from", UtcDateTime),
+    Column("resume_at", UtcDateTime),
 )
 
 #: What a batch is to answer, staged when it is opened; the source may change, its batch does not.
@@ -296,6 +308,8 @@ answers = Table(
     Column("sequence", BigInteger),
     # names of the signals that were not true when it was given
     Column("false_signals", JSON, nullable=False, default=list),
+    # calls (tool, arguments) that were sent once, and nobody knows whether they took effect
+    Column("outcome_unknown", JSON, nullable=False, default=list),
     Column("finished_at", UtcDateTime, nullable=False),
 )
 

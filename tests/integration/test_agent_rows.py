@@ -8,9 +8,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from typer.testing import CliRunner
 
+from agent_pipelines import cli
 from agent_pipelines.agents.batches import newest_of_all_partitions
 from agent_pipelines.definitions import build_defs
+from agent_pipelines.session import JobOutcome
 from agent_pipelines.state import leases
 from resources.llm import LlmResource
 from resources.state import StateResource
@@ -128,6 +131,48 @@ def test_the_launchpad_reruns_what_failed_and_reports_the_whole(world: World) ->
     assert again["batch"] != first["batch"]
     (check,) = [c for c in result.get_asset_check_evaluations() if c.check_name == "completion"]
     assert check.passed
+
+
+def test_the_answers_of_all_partitions_go_out_as_one_file(world: World, tmp_path: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    arguments = ["answers", "clerk", "--output", str(output), "--assets", str(world.assets)]
+    environment = {
+        "STATE_DATABASE_URL": str(world.state.url),
+        "AGENT_PIPELINES_STATE_DIR": str(tmp_path / "state"),
+    }
+
+    def written(*more: str) -> Any:
+        return CliRunner().invoke(cli.app, [*arguments, *more, "--json"], env=environment)
+
+    with ScriptedModel(failing) as model:
+        world.run(model, partitions=2, key="1-of-2")
+        assert "no batch on record of 2-of-2" in str(written().exception)
+        world.run(model, partitions=2, key="2-of-2")
+    said = json.loads(written().stdout)
+    assert (said["rows"], len(said["batches"])) == (TASKS, 2)
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert {line["custom_id"] for line in lines} == {f"t{n}" for n in range(TASKS)}
+    assert {line["custom_id"] for line in lines if line["error"]} == {"t3", "t8"}
+    one = json.loads(written("--batch", said["batches"][0]).stdout)
+    assert 0 < one["rows"] < TASKS
+    assert "has no batch 'nope' on record" in str(written("--batch", "nope").exception)
+
+
+def test_runs_of_partitions_read_as_one() -> None:
+    one, two = (
+        JobOutcome(name, True, None, {"answers": values}, ())
+        for name, values in (
+            ("a", {"tasks": 2, "outcome_ok": 2, "latency_p95": 3.0, "tokens_per_second": 9.0}),
+            ("b", {"tasks": 3, "outcome_model": 3, "latency_p95": 1.0, "tokens_per_second": 5.0}),
+        )
+    )
+    assert one.then(two).metadata["answers"] == {
+        "tasks": 5,
+        "outcome_ok": 2,
+        "outcome_model": 3,
+        "latency_p95": 3.0,
+        "tokens_per_second": 5.0,
+    }
 
 
 def test_another_file_is_of_the_kind_that_it_says(world: World, tmp_path: Path) -> None:

@@ -221,7 +221,8 @@ def test_run_does_everything_and_leaves_nothing_running(ran: tuple[Place, Finish
     assert agent["tasks"] == 3
     assert {name: n for name, n in agent["outcomes"].items() if n} == {"ok": 3}
     failed = {name for name, check in agent["checks"].items() if not check["passed"]}
-    assert failed <= {"tool_latency"}, "which a busy machine may miss, and is warned of"
+    targets = {"tool_latency", "ttft", "stream_speed", "queue"}
+    assert failed <= targets, "which a busy machine may miss, and is warned of"
 
     assert len(place.ports()) >= 4, "Weaviate, vLLM and the search tool had ports"
     assert place.at_rest()

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import Engine, Table, create_engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from agent_pipelines.agents import answers
+from agent_pipelines.agents import answers, parking
 from agent_pipelines.agents.answers import Batch, Snapshot, open_batch, read_answers
 from agent_pipelines.agents.batch import BatchReport, run_batch
 from agent_pipelines.agents.loop import Answer
@@ -27,7 +27,7 @@ from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import ToolInfo, ToolResult, ToolTransportError
-from agent_pipelines.errors import UserError
+from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.state import tables
 from tests.processes import until
 from tests.scripted_model import MODEL, ScriptedModel, Turn, says
@@ -86,7 +86,9 @@ def open_database(path: Path) -> Engine:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Engine:
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    # Until a row is given up it is tried again a few times.
+    monkeypatch.setattr(parking, "_FIRST", 0.01)
     return open_database(tmp_path / "state.db")
 
 
@@ -310,13 +312,18 @@ def test_kill_9_repeats_no_finished_model_call(tmp_path: Path) -> None:
 
 
 def test_the_state_database_failing_stops_the_batch(engine: Engine) -> None:
-    tables.messages.drop(engine)
+    tasks = tasks_of(*(f"q{n}" for n in range(20)))
+
+    def drop(done: int, *_: object) -> None:
+        if done == 1:
+            tables.messages.drop(engine)
+
     with (
         ScriptedModel(model_script) as server,
         pytest.raises(ExceptionGroup) as failure,
     ):
-        asyncio.run(run(engine, tasks_of("one"), server.base_url))
-    assert failure.group_contains(SQLAlchemyError)
+        asyncio.run(run(engine, tasks, server.base_url, progress=drop))
+    assert failure.group_contains((SQLAlchemyError, UnavailableError))
 
 
 def test_a_missing_answer_is_never_passed_over(engine: Engine) -> None:

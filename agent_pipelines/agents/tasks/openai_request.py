@@ -26,8 +26,8 @@ _IGNORED = {
 
 
 def is_request(row: Any) -> bool:
-    """Whether a line looks like a request, rather than like a task's own fields."""
-    return isinstance(row, Mapping) and {"custom_id", "body"} <= set(row)
+    """Whether a line is a request, rather than a task's own fields: it has all that one must."""
+    return isinstance(row, Mapping) and {"custom_id", "method", "url", "body"} <= set(row)
 
 
 def fields_of(row: Any) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def fields_of(row: Any) -> dict[str, Any]:
     Raises:
         ValueError: it is no request, or asks for what an agent does not do.
     """
-    if not is_request(row):
+    if not isinstance(row, Mapping) or not {"custom_id", "body"} <= set(row):
         raise ValueError("it is no OpenAI Batch request: it needs custom_id and body")
     if not isinstance(row["custom_id"], str):
         raise ValueError(f"custom_id must be a text, not {row['custom_id']!r}")

@@ -1,0 +1,130 @@
+"""What the defs.yaml of a model server may say.
+
+Belongs here: the fields, and what is wrong with a value before anything runs. Does not belong here:
+the resource that is made of it (`llm.py`, `resources/llm.py`).
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from agent_pipelines.components.tool_server_config import checked_url, variable_in
+
+#: RFC 9110, 5.6.2.
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+class EndpointConfig(BaseModel):
+    """A model server that somebody else runs: any OpenAI-compatible base URL."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["endpoint"]
+    url: str | None = Field(
+        default=None,
+        description="Its base URL, such as https://gateway.example/v1. Default: LLM_BASE_URL, else "
+        "the embedded vLLM.",
+    )
+    model: str | None = Field(
+        default=None,
+        description="The model's name there. Default: the first that it serves; with "
+        "LLM_BASE_URL, LLM_MODEL.",
+    )
+    ca: str | None = Field(
+        default=None,
+        description="PEM file of the CA that signed its certificate; default: those that this "
+        "machine trusts. Relative paths start at this YAML's folder. Renewed files are noticed.",
+    )
+    cert: str | None = Field(default=None, description="PEM file of the certificate we show it.")
+    key: str | None = Field(default=None, description="PEM file of the key that belongs to `cert`.")
+    api_key: str | None = Field(
+        default=None, description="Its key, as `{{ env.NAME }}`: it has no place in a file."
+    )
+    api_key_file: str | None = Field(
+        default=None, description="File with its key; read for every request."
+    )
+    headers: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="Sent with every request, such as a gateway's tenancy headers. They are shown "
+        "in Dagster: a secret is no header.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_a_url(cls, url: str | None) -> str | None:
+        return url and checked_url(url, example="https://gateway.example/v1", say_as="api_key")
+
+    @field_validator("api_key")
+    @classmethod
+    def _is_no_secret(cls, api_key: str | None) -> str | None:
+        if api_key is not None and variable_in(api_key) is None:
+            raise ValueError(
+                "a secret has no place in a file; write `{{ env.NAME }}` for the environment "
+                "variable that holds it, or use `api_key_file`"
+            )
+        return api_key
+
+    @field_validator("headers")
+    @classmethod
+    def _are_headers(cls, headers: Mapping[str, str]) -> Mapping[str, str]:
+        for name, value in headers.items():
+            if not _HEADER.fullmatch(name) or not value.isascii() or not value.isprintable():
+                raise ValueError(f"{name!r} is no HTTP header, or its value cannot be sent")
+            if name.lower() == "authorization":
+                raise ValueError(f"{name!r} is what `api_key` is for")
+        return headers
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        if (self.cert is None) != (self.key is None):
+            there, missing = ("cert", "key") if self.key is None else ("key", "cert")
+            raise ValueError(f"{there} is set and {missing} is not; set both, or neither")
+        if self.api_key is not None and self.api_key_file is not None:
+            raise ValueError("api_key and api_key_file are both set; leave one out")
+        tls = [name for name in ("ca", "cert") if getattr(self, name) is not None]
+        if tls and self.url and not self.url.startswith("https:"):
+            raise ValueError(f"{tls[0]} is set and url {self.url!r} is not https; correct one")
+        return self
+
+
+class SpawnConfig(BaseModel):
+    """A vLLM that a run starts where it is; runs on one machine share it, the last one ends it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["spawn"]
+    model: str | None = Field(
+        default=None,
+        description="Name on the hub, or folder (with `./`, from this YAML's folder). Default: "
+        "LLM_MODEL, else the packaged SmolLM2-135M.",
+    )
+    gpu: Literal["required", "optional"] = Field(
+        default="optional",
+        description="required: a run that sees no GPU, though one was claimed for it, fails at "
+        "once instead of crawling on the CPU.",
+    )
+    context: int | None = Field(
+        default=None, ge=256, description="Tokens of one conversation; default: the model's own."
+    )
+    arguments: tuple[str, ...] = Field(
+        default=(),
+        description="Further flags of vLLM's server, such as [--tensor-parallel-size, '2', "
+        "--enable-auto-tool-choice, --tool-call-parser, hermes].",
+    )
+
+
+class LlmConfig(BaseModel):
+    """A model server, which agents share.
+
+    The folder that the defs.yaml stands in gives it its name; agents name it as `llm`.
+    """
+
+    # What is wrong is named, and not shown: it may be a key.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    description: str = Field(default="", description="What it is good for, for people.")
+    server: Annotated[EndpointConfig | SpawnConfig, Field(discriminator="kind")] = Field(
+        description="endpoint: one that somebody else runs. spawn: a vLLM of the run's own."
+    )
