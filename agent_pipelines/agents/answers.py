@@ -117,10 +117,8 @@ def work_of(
     rerun_of: str | None = None,
 ) -> Digest:
     """A digest of all that decides the answers but the tasks, which are to be added."""
-    # How many run at once changes no answer, nor does how much all may cost or how long they wait.
-    agent = spec.model_dump(mode="json", exclude={"concurrency", "batch_limits", "wait_minutes"})
     on = [snapshot.index, snapshot.sequence] if snapshot else None
-    head = [agent, model, on, sorted(false_signals), partition, rerun_of]
+    head = [spec.deciding, model, on, sorted(false_signals), partition, rerun_of]
     return Digest(json.dumps(head, sort_keys=True).encode())
 
 

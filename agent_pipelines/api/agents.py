@@ -37,7 +37,7 @@ class ServedAgent:
         self.model = model
         self.policy = policy
         self.work = _digest(spec, model.name)
-        """The same as long as an answer does not depend on when it is asked for."""
+        """A digest of all that decides its answers."""
         self._sessions = sessions
         self._servers = spec.tool_servers if spec.tools else ()
         self._toolbox: Toolbox | None = None
@@ -65,6 +65,5 @@ class ServedAgent:
 
 
 def _digest(spec: AgentSpec, model: str) -> str:
-    # How many tasks a batch answers at once changes no answer.
-    agent = spec.model_dump(mode="json", exclude={"concurrency"})
-    return hashlib.sha256(json.dumps([agent, model], sort_keys=True).encode()).hexdigest()[:24]
+    decides = json.dumps([spec.deciding, model], sort_keys=True)
+    return hashlib.sha256(decides.encode()).hexdigest()[:24]
