@@ -66,7 +66,7 @@ class _Bar:
         self.news = ""
 
     def advance(self, amount: int = 1, news: str = "") -> None:
-        self.news = news or self.news
+        self.news = escape(news) or self.news
         self._bars.update(self._task, advance=amount, news=self.news)
 
 

@@ -1,7 +1,7 @@
-"""TLS towards a tool server: whom we trust, who we are, and what a refused handshake means.
+"""TLS towards a tool or model server: whom we trust, who we are, what a refused handshake means.
 
 Belongs here: the files, their renewal, and words for every way a handshake fails. Does not belong
-here: what is sent over the connection (`tool_session.py`).
+here: what is sent over the connection (`tool_session.py`, `llm_client.py`).
 """
 
 import contextlib

@@ -49,6 +49,8 @@ def launch(
             *("-m", "vllm.entrypoints.openai.api_server"),
             *("--model", str(model), "--served-model-name", served_name),
             *("--host", ports.HOST, "--port", str(port)),
+            # A line for every question how busy it is would hide all that it has to say.
+            "--disable-uvicorn-access-log",
             # Compiling takes minutes and pays only under load that a laptop does not see.
             *(() if compiled and not on_cpu else ("--enforce-eager",)),
             *(("--max-model-len", str(max_model_len)) if max_model_len else ()),

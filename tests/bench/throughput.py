@@ -37,13 +37,29 @@ from tests.scripted_model import MODEL, ScriptedModel, says
 #: Of the tokens per second that vLLM's own client gets, what a batch should reach.
 _TARGET = 0.95
 
-#: `vllm bench serve`, started by its module: the script asks for a distribution of another name.
+#: `vllm bench serve` by its module: the script asks for a distribution of another name. Its prompts
+#: are given to it, for its own reader of files wants pandas.
 _BENCH = """
-from vllm.benchmarks.serve import add_cli_args, main
+import json
+from vllm.benchmarks import serve
+from vllm.benchmarks.datasets import SampleRequest
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+def samples(args, tokenizer):
+    with open(args.dataset_path) as prompts:
+        return [
+            SampleRequest(
+                prompt=prompt,
+                prompt_len=len(tokenizer(prompt).input_ids),
+                expected_output_len=args.custom_output_len,
+            )
+            for prompt in map(json.loads, prompts)
+        ]
+
+serve.get_samples = samples
 parser = FlexibleArgumentParser()
-add_cli_args(parser)
-main(parser.parse_args())
+serve.add_cli_args(parser)
+serve.main(parser.parse_args())
 """
 
 #: What a prompt is made of: words that no prefix cache has seen in this order.
@@ -112,10 +128,10 @@ async def batch(spec: AgentSpec, some: list[Task], base_url: str, folder: Path) 
 
 def requests_of(spec: AgentSpec, some: list[Task], folder: Path) -> list[dict[str, Any]]:
     """What a batch sends for these tasks, in their order."""
-    with ScriptedModel(lambda _body: says({"answer": "x" * 10_000})) as server:
-        asyncio.run(
-            batch(spec.model_copy(update={"concurrency": 1}), some, server.base_url, folder)
-        )
+    alone = spec.model_copy(update={"concurrency": 1})
+    letters = spec.output_schema["properties"]["answer"]["maxLength"]
+    with ScriptedModel(lambda _body: says({"answer": "x" * letters})) as server:
+        asyncio.run(batch(alone, some, server.base_url, folder))
     assert len(server.requests) == len(some)
     return server.requests
 
@@ -135,7 +151,7 @@ def client(
         )
         for request in sent
     )
-    prompts.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in rendered))
+    prompts.write_text("".join(json.dumps(prompt) + "\n" for prompt in rendered))
     options = {
         "--backend": "openai",
         "--base-url": base_url.removesuffix("/v1"),
@@ -154,7 +170,7 @@ def client(
     done = subprocess.run(
         [
             *(sys.executable, "-c", _BENCH, *(part for pair in options.items() for part in pair)),
-            *("--skip-chat-template", "--disable-shuffle", "--disable-tqdm", "--save-result"),
+            *("--disable-tqdm", "--save-result"),
         ],
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
