@@ -67,6 +67,21 @@ def open_batch(
         UserError: the tasks cannot be read, two have one id, or one lacks a field. Nothing stays.
     """
     _remove_unopened(engine, spec.name, partition)
+    labels = tuple(false_signals)
+
+    def digest() -> Digest:
+        return work_of(spec, model, snapshot, labels, partition)
+
+    # Where it may be found again, the tasks are read once more rather than written for nothing;
+    # what can be read only once is written.
+    if iter(tasks) is not tasks and _has_unfinished(engine, spec.name, partition):
+        work = digest()
+        for task in _complete(spec, distinct(tasks)):
+            work.add(task)
+        with write(engine) as connection:
+            found = reopen(connection, spec.name, work)
+        if found is not None:
+            return Batch(found[0], work.count, snapshot, labels, found[1])
     batch_id = new_id()
     with write(engine) as connection:
         connection.execute(
@@ -77,34 +92,41 @@ def open_batch(
                 partition=partition,
                 index_name=snapshot.index if snapshot else None,
                 sequence=snapshot.sequence if snapshot else None,
-                false_signals=list(false_signals),
+                false_signals=list(labels),
                 started_at=datetime.now(UTC),
             )
         )
-    work = work_of(spec, model, snapshot, false_signals, partition)
+    work = digest()
     try:
         stage(engine, batch_id, _complete(spec, distinct(tasks)), work)
         with write(engine) as connection:
-            found = connection.execute(
-                select(batches.c.batch_id).where(
-                    batches.c.agent == spec.name,
-                    batches.c.work == str(work),
-                    batches.c.state != "finished",
-                )
-            ).scalar()
-            opened: dict[str, Any] = {"state": "running"}
+            found = reopen(connection, spec.name, work)
             if found is None:
-                opened |= {"work": str(work), "tasks": work.count, "model": model}
-            connection.execute(
-                update(batches).where(batches.c.batch_id == (found or batch_id)).values(opened)
-            )
-            answered = _count(connection, found) if found else 0
+                connection.execute(
+                    update(batches)
+                    .where(batches.c.batch_id == batch_id)
+                    .values(state="running", work=str(work), tasks=work.count, model=model)
+                )
     except BaseException:
         _remove(engine, batch_id)
         raise
-    if found is not None:
-        _remove(engine, batch_id)
-    return Batch(found or batch_id, work.count, snapshot, tuple(false_signals), answered)
+    if found is None:
+        return Batch(batch_id, work.count, snapshot, labels, answered=0)
+    _remove(engine, batch_id)
+    return Batch(found[0], work.count, snapshot, labels, found[1])
+
+
+def reopen(connection: Connection, agent: str, work: Digest) -> tuple[str, int] | None:
+    """Go on with the unfinished batch of this work: its id, and how many answers it has."""
+    found: str | None = connection.execute(
+        select(batches.c.batch_id).where(
+            batches.c.agent == agent, batches.c.work == str(work), batches.c.state != "finished"
+        )
+    ).scalar()
+    if found is None:
+        return None
+    connection.execute(update(batches).where(batches.c.batch_id == found).values(state="running"))
+    return found, _count(connection, found)
 
 
 def work_of(
@@ -329,6 +351,14 @@ def _complete(spec: AgentSpec, tasks: Iterable[Task]) -> Iterator[Task]:
                 remedy="add it to the task, or take it out of bound_arguments",
             )
         yield task
+
+
+def _has_unfinished(engine: Engine, agent: str, partition: str) -> bool:
+    query = select(batches.c.batch_id).where(
+        batches.c.agent == agent, batches.c.partition == partition, batches.c.state != "finished"
+    )
+    with engine.connect() as connection:
+        return connection.execute(query.limit(1)).first() is not None
 
 
 def _remove_unopened(engine: Engine, agent: str, partition: str) -> None:

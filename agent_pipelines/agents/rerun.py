@@ -8,12 +8,13 @@ of its tasks, and its good answers with whatever was recorded of them, so that r
 export are of the whole; the failed rows are begun from nothing.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Engine, Insert, Table, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Engine, Insert, Table, insert, literal, select
 
-from agent_pipelines.agents.answers import Batch, Snapshot, new_id, outcomes, work_of
+from agent_pipelines.agents.answers import Batch, Snapshot, new_id, outcomes, reopen, work_of
 from agent_pipelines.agents.batches import newest
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.errors import UserError
@@ -37,37 +38,32 @@ def rerun_failed(
     Where nothing failed it is that earlier batch itself, which has nothing left to answer.
 
     Raises:
-        UserError: no batch has finished yet.
+        UserError: no batch has finished yet, or not all of it is on record any more.
     """
     earlier = newest(engine, spec.name, partition=partition, finished=True)
-    if earlier is None:
+    counts = outcomes(engine, earlier.batch_id) if earlier else Counter[str]()
+    tasks = counts.total()
+    if earlier is None or earlier.tasks != tasks:
         raise UserError(
-            f"agent {spec.name} has no finished batch whose failed rows could be answered anew",
+            f"agent {spec.name} has no finished batch on record, or not the whole of it, whose "
+            "failed rows could be answered anew",
             remedy=f"run `agent-pipelines batch {spec.name}` without --rerun-failed",
         )
     of = earlier.batch_id
-    counts = outcomes(engine, of)
-    tasks = counts.total()
     if counts["ok"] == tasks:
         return Batch(of, tasks, snapshot, tuple(false_signals), tasks)
-    work = str(work_of(spec, model, snapshot, false_signals, partition, rerun_of=of))
+    work = work_of(spec, model, snapshot, false_signals, partition, rerun_of=of)
     batch_id = new_id()
     # One transaction, all of it inside the database: 100,000 rows take it a second or two.
     with write(engine) as connection:
-        found = connection.execute(
-            select(batches.c.batch_id).where(
-                batches.c.agent == spec.name,
-                batches.c.work == work,
-                batches.c.state != "finished",
-            )
-        ).scalar()
+        found = reopen(connection, spec.name, work)
         if found is None:
             connection.execute(
                 insert(batches).values(
                     batch_id=batch_id,
                     agent=spec.name,
                     state="running",
-                    work=work,
+                    work=str(work),
                     tasks=tasks,
                     model=model,
                     partition=partition,
@@ -80,16 +76,8 @@ def rerun_failed(
             )
             connection.execute(_copied(staged, of, batch_id))
             connection.execute(_copied(answers, of, batch_id, answers.c.outcome == "ok"))
-        else:
-            connection.execute(
-                update(batches).where(batches.c.batch_id == found).values(state="running")
-            )
-        answered = connection.execute(
-            select(func.count())
-            .select_from(answers)
-            .where(answers.c.batch_id == (found or batch_id))
-        ).scalar_one()
-    return Batch(found or batch_id, tasks, snapshot, tuple(false_signals), answered)
+            found = batch_id, counts["ok"]
+    return Batch(found[0], tasks, snapshot, tuple(false_signals), found[1])
 
 
 def _copied(table: Table, of: str, to: str, *conditions: ColumnElement[bool]) -> Insert:

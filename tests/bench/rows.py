@@ -5,7 +5,6 @@ once from a process of its own. Does not belong here: what a conversation costs,
 """
 
 import asyncio
-import gc
 import multiprocessing
 import tempfile
 import time
@@ -56,6 +55,8 @@ class Measured:
 
     rows: int
     seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    """Of this process and its threads, the model's not included."""
     memory: dict[str, float] = field(default_factory=dict)
     pace: list[float] = field(default_factory=list)
 
@@ -73,9 +74,10 @@ class Measured:
     def step(self, name: str, say: Say) -> Iterator[None]:
         """Time a step, and see what memory is after it."""
         say(name)
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         yield
         self.seconds[name] = time.perf_counter() - started
+        self.cpu_seconds[name] = time.process_time() - cpu
         self.memory[f"after {name}"] = _memory()
 
 
@@ -148,7 +150,6 @@ async def _answer(
 
 
 def _memory() -> float:
-    gc.collect()
     return float(psutil.Process().memory_info().rss) / 1e6
 
 
@@ -215,7 +216,8 @@ def main(
         found = measure(engine, rows, concurrency, Path(folder), console.print)
         engine.dispose()
     output = Console()
-    output.print(table(("step", "seconds"), [(k, f"{v:.1f}") for k, v in found.seconds.items()]))
+    steps = [(k, f"{v:.1f}", f"{found.cpu_seconds[k]:.1f}") for k, v in found.seconds.items()]
+    output.print(table(("step", "seconds", "of CPU"), steps))
     output.print(table(("at", "MB"), [(k, f"{v:.0f}") for k, v in found.memory.items()]))
     pace = [(f"{10 * n}%", f"{each:.0f}") for n, each in enumerate(found.pace, start=1)]
     output.print(table(("rows", "rows/s of that tenth"), pace))

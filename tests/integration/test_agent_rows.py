@@ -1,5 +1,6 @@
 """The rows of an agent's batches through Dagster: in parts, rerun, and out to files."""
 
+import io
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -8,12 +9,15 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from agent_pipelines import cli
 from agent_pipelines.agents.batches import newest_of_all_partitions
+from agent_pipelines.commands.jobs import run_batch
 from agent_pipelines.definitions import build_defs
-from agent_pipelines.session import JobOutcome
+from agent_pipelines.session import JobOutcome, open_session
+from agent_pipelines.settings import Settings
 from agent_pipelines.state import leases
 from resources.llm import LlmResource
 from resources.state import StateResource
@@ -156,6 +160,34 @@ def test_the_answers_of_all_partitions_go_out_as_one_file(world: World, tmp_path
     one = json.loads(written("--batch", said["batches"][0]).stdout)
     assert 0 < one["rows"] < TASKS
     assert "has no batch 'nope' on record" in str(written("--batch", "nope").exception)
+
+
+def test_a_command_runs_every_partition(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.definitions(partitions=3)
+    monkeypatch.setenv("AGENT_PIPELINES_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("STATE_DATABASE_URL", str(world.state.url))
+    # Nothing is started where one is configured, and this agent asks neither of these.
+    monkeypatch.setenv("WEAVIATE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("SEARCH_TOOL_URL", "http://127.0.0.1:9/mcp")
+    monkeypatch.setenv("LLM_MODEL", MODEL)
+    quiet = Console(file=io.StringIO())
+    with ScriptedModel(failing) as model:
+        monkeypatch.setenv("LLM_BASE_URL", model.base_url)
+        with open_session(Settings(), world.assets) as session:
+            first = run_batch(session, quiet, "clerk", {})
+            assert len(model.requests) >= TASKS
+    assert first.outcome is not None
+    assert [check.name for check in first.outcome.checks].count("completion") == 3
+    said = first.as_json()
+    assert (said["tasks"], said["outcomes"]) == (TASKS, {"ok": TASKS - 2, "model": 2})
+    with ScriptedModel(answering) as model:
+        monkeypatch.setenv("LLM_BASE_URL", model.base_url)
+        with open_session(Settings(), world.assets) as session:
+            again = run_batch(session, quiet, "clerk", {"rerun_failed": True})
+        assert len(model.requests) == 2
+    assert (again.error, again.as_json()["outcomes"]) == (None, {"ok": TASKS})
 
 
 def test_runs_of_partitions_read_as_one() -> None:

@@ -177,9 +177,12 @@ def test_a_batch_that_is_done_is_not_continued_but_begun_again(engine: Engine) -
 
 def test_what_is_found_again_is_staged_once(engine: Engine) -> None:
     first = open_batch(engine, SPEC, tasks_of("one", "two"), model=MODEL)
-    again = open_batch(engine, SPEC, tasks_of("one", "two"), model=MODEL)
-    assert again == first
-    assert (_count(engine, tables.tasks), _count(engine, tables.batches)) == (2, 1)
+    again = open_batch(engine, SPEC, tasks_of("two", "one")[::-1], model=MODEL)
+    assert again.batch_id != first.batch_id, "other questions of the same ids are other work"
+    again = open_batch(engine, SPEC, tasks_of("one", "two")[::-1], model=MODEL)
+    once = open_batch(engine, SPEC, iter(tasks_of("one", "two")), model=MODEL)
+    assert again == once == first
+    assert (_count(engine, tables.tasks), _count(engine, tables.batches)) == (4, 2)
 
 
 def test_tasks_that_cannot_be_staged_to_the_end_leave_nothing(engine: Engine) -> None:
