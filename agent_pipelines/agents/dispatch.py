@@ -18,9 +18,9 @@ from agent_pipelines.agents.budget import Meter
 from agent_pipelines.agents.concurrency import Concurrency
 from agent_pipelines.agents.journal import Journal
 from agent_pipelines.agents.load import LoadReader
-from agent_pipelines.agents.loop import MODEL, TRACE, Answer, Parked, converse
+from agent_pipelines.agents.loop import TRACE, Answer, Parked, converse
 from agent_pipelines.agents.model import Message, Model
-from agent_pipelines.agents.parking import Parking
+from agent_pipelines.agents.parking import MODEL, Parking
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import Toolbox

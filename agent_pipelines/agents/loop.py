@@ -15,6 +15,7 @@ from agent_pipelines.agents.aside import NOTE, Aside, Called
 from agent_pipelines.agents.citations import Citation, Retrieved
 from agent_pipelines.agents.model import Message, Model, ModelError, ModelUnavailableError
 from agent_pipelines.agents.modes import Admitted, Call, mode_of
+from agent_pipelines.agents.parking import MODEL
 from agent_pipelines.agents.schemas import parsed, problem
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
@@ -35,9 +36,6 @@ Record = Callable[[Message], Awaitable[None]]
 
 #: The key of a journalled message that holds what the harness knows of it. Never sent to a model.
 TRACE = "trace"
-
-#: What a conversation waits for when it is no tool server.
-MODEL = "the model server"
 
 _OUTCOME_UNKNOWN = (
     "The outcome of this call is unknown: it was interrupted, and it is not repeated because "

@@ -16,6 +16,9 @@ from typing import Generic, TypeVar
 
 Row = TypeVar("Row")
 
+#: What a row waits for when it is no tool server.
+MODEL = "the model server"
+
 #: Seconds before the first try; each one that fails doubles them, up to the longest.
 _FIRST, _LONGEST = 0.5, 30.0
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from agent_pipelines.agents.admission import Admission, admit, go_on
 from agent_pipelines.agents.breaker import Breaker
 from agent_pipelines.agents.guard import GuardedSession, ToolServers
-from agent_pipelines.agents.loop import MODEL
+from agent_pipelines.agents.parking import MODEL
 from agent_pipelines.agents.served import Served, observed
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tally import Tally

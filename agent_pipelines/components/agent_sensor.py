@@ -8,17 +8,18 @@ import socket
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import dagster as dg
 
-from agent_pipelines.agents import waiting
-from agent_pipelines.agents.loop import MODEL
-from agent_pipelines.agents.waiting import WaitingBatch
+from agent_pipelines.agents.parking import MODEL
 from agent_pipelines.components.index_sensor import IN_PROGRESS
 from agent_pipelines.components.tool_server import resource_key
 from agent_pipelines.errors import UnavailableError, UserError
+
+if TYPE_CHECKING:
+    from agent_pipelines.agents.waiting import WaitingBatch
 
 #: Seconds between two looks.
 INTERVAL = 30
@@ -51,6 +52,9 @@ def build(agent: str, job: Any, llm: str, tool_servers: Sequence[str]) -> dg.Sen
         description=f"Starts batches of agent {agent} again that wait for what was down.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        # Imported here: definitions load without a model's client.
+        from agent_pipelines.agents import waiting
+
         try:
             engine = context.resources.state.engine()
             found = waiting.waiting(engine, agent)
@@ -74,7 +78,7 @@ def build(agent: str, job: Any, llm: str, tool_servers: Sequence[str]) -> dg.Sen
     return sensor
 
 
-def _request(batch: WaitingBatch) -> dg.RunRequest:
+def _request(batch: "WaitingBatch") -> dg.RunRequest:
     return dg.RunRequest(
         run_key=f"{batch.batch_id}/{batch.waits}/{batch.resume_at:%Y%m%dT%H%M%S}",
         run_config=batch.resumption.get("run_config") or {},
@@ -83,14 +87,14 @@ def _request(batch: WaitingBatch) -> dg.RunRequest:
     )
 
 
-def _said(batch: WaitingBatch) -> str:
+def _said(batch: "WaitingBatch") -> str:
     return (
         f"batch {batch.batch_id} waits for {batch.waits_for} until {batch.resume_at:%H:%M} UTC at "
         "the latest"
     )
 
 
-def _is_under_way(instance: dg.DagsterInstance, batch: WaitingBatch) -> bool:
+def _is_under_way(instance: dg.DagsterInstance, batch: "WaitingBatch") -> bool:
     """Whether a run that is to continue it has yet to begin, or to end: GPUs have queues."""
     filter_ = dg.RunsFilter(tags={BATCH_TAG: batch.batch_id}, statuses=IN_PROGRESS)
     return bool(instance.get_run_records(filter_, limit=1))

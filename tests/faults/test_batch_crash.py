@@ -1,6 +1,7 @@
 """A batch that is killed (-9) wherever it writes, and at any instant: what it had finished is not
 done again, what may not be done twice is not, and its rows are those of an undisturbed run."""
 
+import itertools
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ import pytest
 from agent_pipelines.agents.answers import read_answers
 from agent_pipelines.agents.loop import Answer
 from agent_pipelines.state import tables
-from tests.batches import Batches, Death, Finished, Work, batches, count, script
+from tests.batches import Batches, Death, Finished, Work, batches, script
 from tests.orders_server import OrdersServer, orders
 from tests.scripted_model import ScriptedModel
 
@@ -118,21 +119,17 @@ def test_killed_at_any_instant(
     tools = ("read", "refund")
     with ScriptedModel(script(tools, delay=0.05)) as model:
         work = Work(f"sqlite:///{tmp_path}/state.db", model.base_url, server.url, 60, tools, 4)
-        engine = work.engine
-        finished = Finished(engine, model)
-        kills = 0
-        while count(engine, tables.answers) < work.tasks:
+        finished = Finished(work.engine, model)
+        for kills in itertools.count():
             child = runs.start(work)
-            before, until = count(engine, tables.messages), time.monotonic() + 20
-            # Once it has got anywhere; then whenever.
-            while count(engine, tables.messages) == before and time.monotonic() < until:
-                time.sleep(0.01)
-            time.sleep(chance.uniform(0.0, 0.5))
+            # The longer it takes to begin on this machine today, the sooner it gets somewhere.
+            time.sleep(chance.uniform(0.3, 1.0) * (1 + kills / 5))
             with suppress(ProcessLookupError):  # it has come to its end
                 os.kill(child, signal.SIGKILL)
-            kills += runs.wait() == signal.SIGKILL
+            ended = runs.wait()
             finished.look()
-        assert runs.run(work) == 0
+            if ended == 0:
+                break
     assert kills >= 2
     assert finished.repeated == set()
     done, expected = server.done, undisturbed(work)
