@@ -41,12 +41,13 @@ from agent_pipelines.local.parts import Parts
 from agent_pipelines.settings import Settings
 from agent_pipelines.state.engine import open_engine
 from resources.weaviate import WeaviateResource
-from tests import processes
+from tests import processes, weaviate_nodes
 from tests.engine import MemorySource, document, named_index, run_sync
 from tests.faults import test_dev_faults as dev_faults
 from tests.faults.test_dev_faults import Dev
 from tests.faults.test_index_faults import FAULTS, Fault, System, repair, trace_of
 from tests.faults.test_no_false_alarm import Busy
+from tests.faults.test_replica_faults import replicated
 from tests.loopback import LoopbackServer
 from tests.processes import until
 from tests.traces import Fired, Trace, recording
@@ -253,6 +254,29 @@ def busy(server: dict[str, str]) -> None:
     keep("a-healthy-busy-hour", trace, set(), pace=_PACE)
 
 
+def replica_behind(_: dict[str, str]) -> None:
+    """A node of three is killed while the others are written, and comes back."""
+    with (
+        tempfile.TemporaryDirectory() as place,
+        weaviate_nodes.running(Path(place, "nodes")) as cluster,
+        replicated(cluster, Path(place)) as (index, source),
+        cluster.nodes[0].resource().connect() as watching,
+    ):
+        system, away = System(index, source, Path(place)), cluster.follower()
+        system.looked(audit())
+        with recorded(system, lambda: replace(index, store=watching)) as trace:
+            away.kill()
+            system.edited()
+            away.start()
+            cluster.wait()
+            system.looked(audit())
+            pass_scrapes(trace, _DURING)
+            repair(system, system.looked(catalogue()))
+            pass_scrapes(trace, _AFTER)
+    assert false_in(trace) == {"replicas_agree"}, false_in(trace)
+    keep("a-node-of-weaviate-was-away", trace, {("ReplicasAgreeFalse", "docs")}, pace=_PACE)
+
+
 def hanging(server: dict[str, str]) -> None:
     """The exporter answers, and looks no more."""
     Hanging.goes_on.set()
@@ -402,6 +426,7 @@ def main(names: Sequence[str]) -> None:
     """Record these, or all."""
     named: dict[str, Callable[[dict[str, str]], None]] = {
         "a-healthy-busy-hour": busy,
+        "a-node-of-weaviate-was-away": replica_behind,
         "the-exporters-looks-hang": hanging,
         "the-exporter-frozen-at-its-last-values": frozen,
         "dev": lambda _: dev_stories(),

@@ -451,8 +451,8 @@ FAULTS = [
         drop_collection,
         tick=signals("alias_points_to_live"),
         unsure=signals(
-            *("counts_match", "ids_match", "known_items_found", "schema_matches"),
-            *("search_serves_snapshot", "store_writable", "vectors_findable"),
+            *("counts_match", "ids_match", "known_items_found", "replicas_agree"),
+            *("schema_matches", "search_serves_snapshot", "store_writable", "vectors_findable"),
             *("vectors_match_text", "vectors_valid"),
         ),
     ),
@@ -497,8 +497,8 @@ FAULTS = [
         retire_generation_row,
         unsure=signals(
             *("counts_match", "deleted_items_gone", "documents_complete", "documents_indexed"),
-            *("golden_vector_matches", "ids_match", "schema_matches", "spec_is_current"),
-            *("vectors_findable", "vectors_match_text", "vectors_valid"),
+            *("golden_vector_matches", "ids_match", "replicas_agree", "schema_matches"),
+            *("spec_is_current", "vectors_findable", "vectors_match_text", "vectors_valid"),
         ),
     ),
     Fault(
