@@ -4,11 +4,12 @@ Belongs here: refusing a request, before anything of it is understood. Does not 
 (`certificates.py`) and what happens in a call (`calls.py`).
 """
 
+import asyncio
 import json
 import logging
 from collections.abc import Mapping
 
-from mcp.types import CONNECTION_CLOSED, INVALID_REQUEST
+from mcp.types import CONNECTION_CLOSED, INVALID_REQUEST, REQUEST_TIMEOUT
 from opentelemetry import context
 from opentelemetry.propagate import extract
 from starlette.responses import PlainTextResponse, Response
@@ -24,6 +25,10 @@ _log = logging.getLogger(__name__)
 #: W3C Trace Context, where a proxy continues a trace.
 _TRACE = (b"traceparent", b"tracestate")
 
+#: Seconds in which the whole body of a request must arrive: one of the largest size needs a
+#: hundredth of that in any network that tools are used over.
+_BODY_SECONDS = 10.0
+
 #: In an ASGI scope's state: whom the client's certificate names.
 PEER = "agent_pipelines.peer"
 
@@ -31,8 +36,9 @@ PEER = "agent_pipelines.peer"
 class Gate:
     """ASGI around the MCP endpoint; every refusal is counted and says what to do about it.
 
-    Who may not call gets plain text. A request that is too large, or one too many, gets JSON-RPC:
-    its error reaches whoever waits for that call, and leaves the others of a session alone.
+    Who may not call gets plain text. A request that is too large, too slow, or one too many, gets
+    JSON-RPC: its error reaches whoever waits for that call, and leaves the others of a session
+    alone.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class Gate:
         self._metrics = metrics
         self._tokens = Tokens(options.token_file) if options.token_file else None
         self._running = 0
+        self._arriving = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the request or hand it on, with an `Exchange` in its scope."""
@@ -66,12 +73,23 @@ class Gate:
             scope[KEY] = Exchange(caller, 0)
             await self._app(scope, receive, send)
             return
-        body = await self._body(headers, receive)
+        if self._arriving >= self._options.max_concurrent:
+            await self._busy("arriving")(scope, receive, send)
+            return
+        self._arriving += 1
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                body = await self._body(headers, receive)
+        except TimeoutError:
+            await self._too_slow()(scope, receive, send)
+            return
+        finally:
+            self._arriving -= 1
         if body is None:
             await self._too_large()(scope, receive, send)
         elif self._running >= self._options.max_concurrent:
-            # After reading it: whoever is slow to send takes no place.
-            await self._busy()(scope, receive, send)
+            # After reading it: whoever is slow to send takes no place of a call.
+            await self._busy("running")(scope, receive, send)
         else:
             self._running += 1
             try:
@@ -89,6 +107,8 @@ class Gate:
         send: Send,
     ) -> None:
         scope[KEY] = exchange
+        if self._stateless:
+            exchange.receive = receive
         unread = True
 
         async def replayed() -> Message:
@@ -161,8 +181,13 @@ class Gate:
         self._count("size", said)
         return _json_rpc(413, INVALID_REQUEST, said)
 
-    def _busy(self) -> Response:
-        said = f"busy: {self._options.max_concurrent} requests are running; try again in 1 s"
+    def _too_slow(self) -> Response:
+        said = f"the request did not arrive within {_BODY_SECONDS:g} s: send it at once"
+        self._count("slow", said)
+        return _json_rpc(408, REQUEST_TIMEOUT, said, {"Connection": "close"})
+
+    def _busy(self, what: str) -> Response:
+        said = f"busy: {self._options.max_concurrent} requests are {what}; try again in 1 s"
         self._count("busy", said)
         return _json_rpc(503, CONNECTION_CLOSED, said, {"Retry-After": "1"})
 
