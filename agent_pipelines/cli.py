@@ -253,13 +253,13 @@ def status(assets: Assets = None, as_json: Json = False) -> None:
     from agent_pipelines.commands import status as command
 
     with _session(assets) as session:
-        indexes, agents, machinery = command.gather(session, console)
+        found = command.gather(session, console)
         broken = dict(session.loaded.broken)
     if as_json:
-        _print_json(command.as_json(indexes, agents, machinery, broken))
+        _print_json(command.as_json(found, broken))
     else:
-        command.show(Console(), indexes, agents, machinery)
-    raise typer.Exit(command.exit_code(indexes, machinery))
+        command.show(Console(), found)
+    raise typer.Exit(found.exit_code)
 
 
 @app.command()
