@@ -331,13 +331,13 @@ def status(assets: Assets = None, as_json: Json = False) -> None:
     from agent_pipelines.commands import status as command
 
     with _session(assets) as session:
-        indexes, agents, machinery = command.gather(session, console)
+        found = command.gather(session, console)
         broken = dict(session.loaded.broken)
     if as_json:
-        _print_json(command.as_json(indexes, agents, machinery, broken))
+        _print_json(command.as_json(found, broken))
     else:
-        command.show(Console(), indexes, agents, machinery)
-    raise typer.Exit(command.exit_code(indexes, machinery))
+        command.show(Console(), found)
+    raise typer.Exit(found.exit_code)
 
 
 @app.command()
@@ -370,9 +370,6 @@ def exporter(
     interval: Annotated[
         float, typer.Option(min=0.1, help="Seconds between two looks at a subject.")
     ] = 30.0,
-    audit_interval: Annotated[
-        float, typer.Option(min=1, help="Seconds between two audits, as they are scheduled.")
-    ] = 600.0,
     assets: Assets = None,
 ) -> None:
     """Watch every index and the machinery from outside of Dagster, for Prometheus."""
@@ -387,7 +384,6 @@ def exporter(
         host=host,
         port=port,
         interval=interval,
-        audit_interval=audit_interval,
     )
 
 

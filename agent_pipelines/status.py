@@ -4,6 +4,7 @@ Belongs here: gathering what `status` shows. Does not belong here: showing it (`
 it (`health/`).
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,9 @@ import dagster as dg
 from sqlalchemy import Engine, func, select
 
 from agent_pipelines.agents.batches import newest_of_all_partitions
+from agent_pipelines.agents.tools import ToolTransportError
+from agent_pipelines.components import tool_checks
+from agent_pipelines.components.agent import AgentComponent
 from agent_pipelines.components.configured_index import ConfiguredIndex
 from agent_pipelines.components.index_sensor import IN_PROGRESS, SIGNAL_TAG
 from agent_pipelines.definitions import definitions_of
@@ -27,11 +31,15 @@ from agent_pipelines.health.view import View
 from agent_pipelines.indexing import changes
 from agent_pipelines.indexing.live import Snapshot, latest
 from agent_pipelines.loading import Loaded
-from agent_pipelines.state.tables import answers
+from agent_pipelines.state.tables import answers, tool_breakers
 from resources.embedder import EmbedderResource
 from resources.orchestrator import open_orchestrator, wanted
 from resources.state import StateResource
+from resources.tools import ToolServerResource
 from resources.weaviate import WeaviateResource
+
+#: Seconds that a tool server has to say which tools it has.
+_PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,30 @@ class AgentStatus:
     state: str | None
     started_at: datetime | None
     outcomes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """How an agent fares with a tool server; None where it has not used it yet."""
+
+    agent: str
+    breaker: str | None
+    """As its worker said last."""
+    heard_at: datetime | None
+    """When that was."""
+    error_share: float | None
+    """Of the calls of its last batch, those that brought no result; from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class ToolServerStatus:
+    """A tool server that agents use."""
+
+    name: str
+    reachable: bool
+    observed: str
+    """Where it is and what it has, or why it cannot be asked."""
+    agents: Sequence[ToolUse]
 
 
 @dataclass(frozen=True)
@@ -167,3 +199,61 @@ def agent_status(engine: Engine, name: str) -> AgentStatus:
     with engine.connect() as connection:
         counts: dict[str, int] = dict(connection.execute(outcomes).all())
     return AgentStatus(name, last.batch_id, (going_on or [last.state])[0], last.started_at, counts)
+
+
+def tool_server_status(
+    engine: Engine, loaded: Loaded, instance: dg.DagsterInstance
+) -> list[ToolServerStatus]:
+    """Ask every tool server that agents use, all at once, and read how agents fared with it."""
+    used: dict[str, list[AgentComponent]] = {}
+    for agent in loaded.agents.values():
+        for server in agent.tool_servers:
+            used.setdefault(server, []).append(agent)
+    resources = {
+        name: loaded.tool_servers[name].resource
+        if name in loaded.tool_servers
+        else ToolServerResource(name=name)
+        for name in used
+    }
+
+    async def ask() -> list[tuple[bool, str]]:
+        return await asyncio.gather(*map(_reached, resources.values()))
+
+    with engine.connect() as connection:
+        heard = {(row.agent, row.server): row for row in connection.execute(select(tool_breakers))}
+    found = []
+    for (name, agents), (reachable, observed) in zip(used.items(), asyncio.run(ask()), strict=True):
+        uses = []
+        for agent in agents:
+            row = heard.get((agent.name, name))
+            uses.append(
+                ToolUse(
+                    agent.name,
+                    row.state if row else None,
+                    row.seen_at if row else None,
+                    _error_share(instance, agent.key("answers"), name),
+                )
+            )
+        found.append(ToolServerStatus(name, reachable, observed, uses))
+    return found
+
+
+async def _reached(server: ToolServerResource) -> tuple[bool, str]:
+    """Whether it gives its tools to whoever connects as agents do, and what it says."""
+    try:
+        async with asyncio.timeout(_PATIENCE), server.session() as session:
+            tools = await session.list_tools()
+        return True, f"{server.endpoint()}, {len(tools)} tools"
+    except TimeoutError:
+        return False, f"no answer within {_PATIENCE:g} s"
+    except UserError as error:
+        return False, error.message
+    except ToolTransportError as error:
+        return False, str(error)
+
+
+def _error_share(instance: dg.DagsterInstance, answers: dg.AssetKey, server: str) -> float | None:
+    event = instance.get_latest_materialization_event(answers)
+    materialized = event.asset_materialization if event else None
+    said = (materialized.metadata if materialized else {}).get(tool_checks.error_share_of(server))
+    return said.value if isinstance(said, dg.FloatMetadataValue) else None

@@ -35,6 +35,7 @@ from agent_pipelines.agents.tools import (
 )
 from agent_pipelines.errors import UserError
 from agent_pipelines.toolservers.outcome import OUTAGE
+from resources.tool_results import typed
 from resources.tool_tls import ClientTls, TlsFiles, expiry, explain, why_refused
 
 #: JSON-RPC errors that no tool gave. All others are answers of a server that is well.
@@ -191,7 +192,7 @@ class _Session:
         self._client = None
         self._wire.session_lost = False
         client = Client(
-            streamable_http_client(self._url, http_client=self._http),
+            typed(streamable_http_client(self._url, http_client=self._http)),
             read_timeout_seconds=self._timeout,
             mode="auto",
         )

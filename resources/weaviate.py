@@ -18,12 +18,13 @@ from pydantic import Field
 from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.indexing.chunking import Chunk
 from agent_pipelines.indexing.embedding import Vectors
-from agent_pipelines.indexing.partition import WHOLE, Partition, bucket_of
+from agent_pipelines.indexing.partition import WHOLE, Partition
 from agent_pipelines.indexing.store import (
     CollectionSettings,
     Consistency,
     Deviation,
     Filter,
+    Replication,
     Stored,
     StoreError,
 )
@@ -31,6 +32,8 @@ from agent_pipelines.local.parts import addresses
 from agent_pipelines.local.weaviate import api_key
 from agent_pipelines.settings import Settings
 from resources.weaviate_notes import Notes
+from resources.weaviate_objects import PROPERTIES, properties_of, stored_of
+from resources.weaviate_replicas import Replicas
 
 #: Seconds to wait for one answer; a write of 256 chunks takes tenths of a second.
 _TIMEOUT_CONNECT, _TIMEOUT_QUERY, _TIMEOUT_INSERT = 5, 30, 90
@@ -61,11 +64,6 @@ _DELETE_AT_MOST = 5_000
 _DISTANCE, _EF = "cosine", -1
 _BM25_B, _BM25_K1 = 0.75, 1.2
 _RANKING = f"b {_BM25_B:g}, k1 {_BM25_K1:g}, stopwords en"
-
-_PROPERTIES = (
-    *("document_id", "content_hash", "spec", "title", "uri", "text", "metadata", "position"),
-    *("bucket",),
-)
 
 
 class WeaviateResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -129,6 +127,7 @@ class WeaviateStore:
         self._url = url
         self._consistency = consistency
         self._notes = Notes(url, api_key, consistency)
+        self._replicas = Replicas(url, api_key, consistency)
         http, (grpc_host, _, grpc_port) = urlsplit(url), grpc.rpartition(":")
         secure = http.scheme == "https"
         with self._answering():
@@ -255,6 +254,20 @@ class WeaviateStore:
         """Note a value; within seconds, or not at all."""
         self._notes.write(key, value, replicas=settings.replication_factor)
 
+    def replication(self, collection: str) -> Replication:
+        """How a collection is replicated, and which of its nodes answer."""
+        return self._replicas.of(collection)
+
+    def copies(
+        self, replication: Replication, chunk_ids: Sequence[str]
+    ) -> Mapping[str, Mapping[str, Stored | None]]:
+        """What each replica holds, by id and node."""
+        return self._replicas.copies(replication, chunk_ids)
+
+    def purge(self, collection: str, chunk_ids: Sequence[str]) -> None:
+        """Delete from every replica, whether or not the others have it."""
+        self._replicas.purge(collection, chunk_ids)
+
     def alias_target(self, alias: str) -> str | None:
         """The collection an alias points to, or None."""
         with self._answering():
@@ -280,7 +293,7 @@ class WeaviateStore:
 
         objects = [
             DataObject(
-                properties=_properties(chunk, fingerprint), uuid=chunk.id, vector=vector.tolist()
+                properties=properties_of(chunk, fingerprint), uuid=chunk.id, vector=vector.tolist()
             )
             for chunk, vector in zip(chunks, vectors, strict=True)
         ]
@@ -332,7 +345,7 @@ class WeaviateStore:
 
     def count(self, collection: str, partition: Partition = WHOLE) -> int:
         """Exact number of objects (`/v1/nodes` counts lag, this does not)."""
-        from weaviate.classes.query import Filter
+        from weaviate.classes.query import Filter, Metrics
 
         these = (
             Filter.by_property("bucket").contains_any(list(partition.buckets))
@@ -341,14 +354,20 @@ class WeaviateStore:
         )
         aggregate = self._use(collection).aggregate
         with self._answering():
-            answer = aggregate.over_all(total_count=True, filters=these)
+            # Asked for nothing but the count, Weaviate 1.39 waits a minute for every replica, and
+            # says 0 where too few answer: one node that is away would stop all syncs.
+            answer = aggregate.over_all(
+                total_count=True,
+                filters=these,
+                return_metrics=Metrics("bucket").integer(count=True),
+            )
         return answer.total_count or 0
 
     def scan(self, collection: str) -> Iterator[Stored]:
         """Every object."""
         with self._answering():
             for found in self._use(collection).iterator(
-                include_vector=True, return_properties=list(_PROPERTIES), cache_size=_PAGE
+                include_vector=True, return_properties=list(PROPERTIES), cache_size=_PAGE
             ):
                 yield _stored(found)
 
@@ -600,40 +619,8 @@ def _where(filters: Sequence[Filter]) -> Any:
     return Where.all_of([one(filter_) for filter_ in filters]) if filters else None
 
 
-def _properties(chunk: Chunk, fingerprint: str) -> dict[str, Any]:
-    return {
-        "document_id": chunk.document_id,
-        "content_hash": chunk.content_hash,
-        "spec": fingerprint,
-        "title": chunk.title,
-        "uri": chunk.uri,
-        "text": chunk.text,
-        "metadata": [f"{key}={value}" for key, value in sorted(chunk.metadata.items())],
-        "position": chunk.position,
-        "bucket": bucket_of(chunk.document_id),
-    }
-
-
 def _stored(found: Any) -> Stored:
-    # An object somebody else wrote may lack any of these: it must show up as wrong, not raise.
-    properties = {name: found.properties.get(name) or "" for name in _PROPERTIES}
-    vector = found.vector.get("default") if found.vector else None
-    pairs = [str(pair).partition("=") for pair in properties["metadata"] or ()]
-    return Stored(
-        chunk=Chunk(
-            id=str(found.uuid),
-            document_id=properties["document_id"],
-            position=int(properties["position"] or 0),
-            content_hash=properties["content_hash"],
-            title=properties["title"],
-            uri=properties["uri"],
-            text=properties["text"],
-            metadata={key: value for key, _, value in pairs},
-        ),
-        fingerprint=properties["spec"],
-        bucket=int(properties["bucket"] or 0),
-        vector=np.asarray(vector, np.float32) if vector else None,
-    )
+    return stored_of(str(found.uuid), found.properties, found.vector)
 
 
 def _first_line(error: BaseException) -> str:

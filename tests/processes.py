@@ -152,7 +152,7 @@ def started(
             stdout=out,
             stderr=err,
             start_new_session=True,
-            preexec_fn=_in_the_child,
+            preexec_fn=dies_with_us,
         )
     command = Command(process, state, folder)
     try:
@@ -201,7 +201,7 @@ def listening(port: int) -> bool:
         return asking.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _in_the_child() -> None:
+def dies_with_us() -> None:
     # A shell that runs the tests in the background lets them ignore Ctrl-C, and that is inherited.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Also when the tests are killed, nothing stays behind. (Where this does not exist, it may.)

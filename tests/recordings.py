@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from math import isfinite
 from pathlib import Path
 from threading import Event
@@ -28,9 +29,9 @@ from agent_pipelines.commands.exporter import IndexSubject
 from agent_pipelines.health import alerts
 from agent_pipelines.health.__main__ import ROOT
 from agent_pipelines.health.evaluate import audit
-from agent_pipelines.health.exporter.ageing import Bounds
 from agent_pipelines.health.exporter.server import build_app
 from agent_pipelines.health.exporter.worker import Fleet, Look
+from agent_pipelines.health.signal import Depth, may_be_old
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.live import commit
@@ -40,12 +41,13 @@ from agent_pipelines.local.parts import Parts
 from agent_pipelines.settings import Settings
 from agent_pipelines.state.engine import open_engine
 from resources.weaviate import WeaviateResource
-from tests import processes
+from tests import processes, weaviate_nodes
 from tests.engine import MemorySource, document, named_index, run_sync
 from tests.faults import test_dev_faults as dev_faults
 from tests.faults.test_dev_faults import Dev
 from tests.faults.test_index_faults import FAULTS, Fault, System, repair, trace_of
 from tests.faults.test_no_false_alarm import Busy
+from tests.faults.test_replica_faults import replicated
 from tests.loopback import LoopbackServer
 from tests.processes import until
 from tests.traces import Fired, Trace, recording
@@ -70,6 +72,9 @@ _ASKED = frozenset(
     re.findall(r"agent_pipelines_\w+", (ROOT / "deploy/alerts/rules.yaml").read_text())
 )
 
+#: What is said of it is no time that passes.
+_LIMIT = "agent_pipelines_reading_age_limit_seconds"
+
 _SAMPLE = re.compile(r"(?P<name>\w+)(?P<labels>\{.*\})? (?P<value>\S+)")
 
 
@@ -85,6 +90,9 @@ def heard(text: str, *, pace: float, index: str = "docs") -> str:
         value = float(sample["value"])
         if sample["name"].endswith("_seconds") and isfinite(value):
             value = round(value * pace / _TICK) * _TICK
+        if sample["name"] == _LIMIT:  # as it is, however much time is hurried
+            depth: Depth = "audit" if 'depth="audit"' in (sample["labels"] or "") else "tick"
+            value = may_be_old(depth, timedelta(seconds=_AUDIT)).total_seconds()
         labels = (sample["labels"] or "").replace(f'"{index}"', '"docs"')
         lines.append(f"{sample['name']}{labels} {value:g}")
     return "\n".join(lines)
@@ -107,6 +115,8 @@ def pass_scrapes(trace: Trace, number: int) -> None:
 
 class Component:
     """What the exporter opens an index by, of an index that a test has made."""
+
+    audit_every = timedelta(seconds=_AUDIT / _PACE)
 
     def __init__(self, name: str, now: Callable[[], Index]) -> None:
         self.name = name
@@ -134,7 +144,7 @@ def watched(
     """The exporter's own threads and endpoints over one index; the address of its /metrics."""
     every = _TICK / _PACE
     fleet = Fleet(interval=every, say=lambda _: None)
-    app = build_app(fleet, Bounds.of(tick_every=every, audit_every=_AUDIT / _PACE))
+    app = build_app(fleet, tick_every=every)
 
     class Exporter(LoopbackServer):
         def routes(self) -> list[Any]:
@@ -244,6 +254,29 @@ def busy(server: dict[str, str]) -> None:
     keep("a-healthy-busy-hour", trace, set(), pace=_PACE)
 
 
+def replica_behind(_: dict[str, str]) -> None:
+    """A node of three is killed while the others are written, and comes back."""
+    with (
+        tempfile.TemporaryDirectory() as place,
+        weaviate_nodes.running(Path(place, "nodes")) as cluster,
+        replicated(cluster, Path(place)) as (index, source),
+        cluster.nodes[0].resource().connect() as watching,
+    ):
+        system, away = System(index, source, Path(place)), cluster.follower()
+        system.looked(audit())
+        with recorded(system, lambda: replace(index, store=watching)) as trace:
+            away.kill()
+            system.edited()
+            away.start()
+            cluster.wait()
+            system.looked(audit())
+            pass_scrapes(trace, _DURING)
+            repair(system, system.looked(catalogue()))
+            pass_scrapes(trace, _AFTER)
+    assert false_in(trace) == {"replicas_agree"}, false_in(trace)
+    keep("a-node-of-weaviate-was-away", trace, {("ReplicasAgreeFalse", "docs")}, pace=_PACE)
+
+
 def hanging(server: dict[str, str]) -> None:
     """The exporter answers, and looks no more."""
     Hanging.goes_on.set()
@@ -298,7 +331,7 @@ def of_dev(
     (port,) = ports.free(1)
     with processes.started(
         *("exporter", "--port", str(port)),
-        *("--interval", str(_TICK / _DEV_PACE), "--audit-interval", str(_AUDIT / _DEV_PACE)),
+        *("--interval", str(_TICK / _DEV_PACE)),
         state=dev.state,
         AGENT_PIPELINES_ASSETS=str(dev.folder / "assets"),
     ) as exporter:
@@ -393,6 +426,7 @@ def main(names: Sequence[str]) -> None:
     """Record these, or all."""
     named: dict[str, Callable[[dict[str, str]], None]] = {
         "a-healthy-busy-hour": busy,
+        "a-node-of-weaviate-was-away": replica_behind,
         "the-exporters-looks-hang": hanging,
         "the-exporter-frozen-at-its-last-values": frozen,
         "dev": lambda _: dev_stories(),

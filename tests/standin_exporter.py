@@ -6,13 +6,14 @@ them by changing what is said.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from agent_pipelines.health.signal import Signal
+from agent_pipelines.health.signal import Signal, may_be_old
 from tests.traces import Trace
 
 #: Seconds between two ticks, two audits and two scrapes; the last is Prometheus' default.
@@ -28,6 +29,7 @@ class Index:
     pending: int = 0
     staleness: float = 0.0
     attempts: int = 0
+    audit_every: float = AUDIT
 
 
 @dataclass
@@ -87,19 +89,27 @@ class StandinExporter(Collector):
                 gauge.add_metric(list(labels.values()), value)
 
         last_tick = self.now // TICK * TICK
-        last_audit = self.now // AUDIT * AUDIT if self.audited_at is None else self.audited_at
+        limits: dict[tuple[str, str], float] = {}
         for subject, signal in self.subjects():
-            tick = signal.depth == "tick"
-            age = self.now - (self.ticked_at.get(subject, last_tick) if tick else last_audit)
+            every = self.indexes[subject].audit_every if subject in self.indexes else 0
+            if signal.depth == "tick":
+                last, good_for = self.ticked_at.get(subject, last_tick), 3.0 * TICK
+            else:
+                last, good_for = self._last_audit(every), every + min(every, 3_000)
+            age = self.now - last
+            limit = may_be_old(signal.depth, timedelta(seconds=every)).total_seconds()
+            limits[subject, signal.depth] = limit
             key = {"subject": subject, "signal": signal.name}
             actual = self.states.get((subject, signal.name), "true")
-            if age > (3 * TICK if tick else 2 * AUDIT):
+            if age > good_for:
                 actual = "cannot_tell"  # a reading this old is not repeated
             for state in ("true", "false", "cannot_tell"):
                 labels = {**key, "severity": signal.severity, "state": state}
                 say("signal", float(state == actual), **labels)
             say("signal_age_seconds", age, **key)
             say("signal_state_seconds", self.now, **key)
+        for (subject, depth), limit in limits.items():
+            say("reading_age_limit_seconds", limit, subject=subject, depth=depth)
         for subject in dict.fromkeys(subject for subject, _ in self.subjects()):
             say(
                 "exporter_tick_age_seconds",
@@ -129,6 +139,9 @@ class StandinExporter(Collector):
         ticks = CounterMetricFamily("agent_pipelines_exporter_sequence", "finished ticks")
         ticks.add_metric([], self.ticks)
         yield ticks
+
+    def _last_audit(self, every: float) -> float:
+        return self.now // every * every if self.audited_at is None else self.audited_at
 
     def _tools(self) -> Iterator[Metric]:
         tool, labels = self.tool, {"server": "search", "tool_name": "search"}

@@ -92,6 +92,15 @@ class Tally:
         """A share, from 0 to 1; 1 where there was no call."""
         return 1 - self.errors / self.calls if self.calls else 1.0
 
+    def error_share(self, server: str) -> float:
+        """Of the calls to one server, those that brought no result; from 0 to 1."""
+        found: Counter[CallOutcome] = Counter()
+        for (of_server, _, outcome), number in self.outcomes.items():
+            if of_server == server:
+                found[outcome] += number
+        calls = found.total() - found["cancelled"]
+        return 1 - found["ok"] / calls if calls else 0.0
+
     def seconds(self, quantile: float) -> float:
         """The duration that this share of the calls that were sent did not exceed."""
         return _quantile(list(chain.from_iterable(self._seconds.values())), quantile)

@@ -58,7 +58,13 @@ class Identity:
                 )
             )(scope, receive, send)
             return
-        body = await read_body(headers, receive, self._limit)
+        try:
+            body = await read_body(headers, receive, self._limit)
+        except TimeoutError as error:
+            close = {"Connection": "close"}
+            slow = Problem(408, "slow", str(error), remedy="send it at once", headers=close)
+            await self._refuse(slow)(scope, receive, send)
+            return
         if body is None:
             said = f"the request is larger than {self._limit} bytes"
             too_large = Problem(413, "size", said, remedy="send less")

@@ -13,8 +13,8 @@ from agent_pipelines.api.admission import Places
 
 _SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
-#: Why a request reached no agent; the first four, before anything of it was understood.
-REASONS = ("host", "origin", "token", "size", "busy", "draining", "index", "unavailable")
+#: Why a request reached no agent; the first five, before anything of it was understood.
+REASONS = ("host", "origin", "token", "size", "slow", "busy", "draining", "index", "unavailable")
 
 
 class Metrics:

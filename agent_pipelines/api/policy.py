@@ -6,6 +6,7 @@ and is done all the time by others (`health`).
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Literal
 
 from sqlalchemy import Engine
@@ -15,15 +16,30 @@ from agent_pipelines.agents.answers import Snapshot
 from agent_pipelines.health.readers import not_true
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.indexing.live import latest
+from agent_pipelines.indexing.search import Doubt
 
 
 class IndexPolicy:
     """Of one agent and its index."""
 
-    def __init__(self, engine: Engine, index: str, on_stale_index: Literal["block", "label"]):
+    def __init__(
+        self,
+        engine: Engine,
+        index: str,
+        on_stale_index: Literal["block", "label"],
+        *,
+        audit_every: timedelta,
+    ) -> None:
+        """Args:
+        engine: the state database.
+        index: its name.
+        on_stale_index: the agent's policy.
+        audit_every: the longest time between two audits of the index.
+        """
         self.index = index
         self._engine = engine
         self._policy = on_stale_index
+        self._audit_every = audit_every
 
     def begin(self) -> tuple[Snapshot | None, Admission]:
         """The snapshot that there is, and whether a task may begin on it.
@@ -34,7 +50,7 @@ class IndexPolicy:
         snapshot = latest(self._engine, self.index)
         if snapshot is None:
             return None, Admission(False, (), "nothing was committed yet")
-        doubts = {doubt.signal: doubt.state for doubt in not_true(self._engine, self.index)}
+        doubts = {doubt.signal: doubt.state for doubt in self._doubts()}
         readings: list[tuple[str, SignalState]] = [
             (signal.name, doubts.get(signal.name, "true")) for signal in catalogue()
         ]
@@ -47,12 +63,14 @@ class IndexPolicy:
         Raises:
             UnavailableError: the state database does not answer.
         """
-        doubts = not_true(self._engine, self.index)
         return go_on(
             self._policy,
-            [(doubt.signal, doubt.state, doubt.reason) for doubt in doubts],
+            [(doubt.signal, doubt.state, doubt.reason) for doubt in self._doubts()],
             warnings=_warnings(),
         )
+
+    def _doubts(self) -> Sequence[Doubt]:
+        return not_true(self._engine, self.index, audit_every=self._audit_every)
 
 
 def _warnings() -> Sequence[str]:

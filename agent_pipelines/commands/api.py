@@ -15,6 +15,7 @@ from sqlalchemy import Engine, text
 from starlette.types import ASGIApp
 
 from agent_pipelines.agents.model import Model
+from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tally import Tally
 from agent_pipelines.agents.tool_records import recorded
 from agent_pipelines.api.admission import Places
@@ -81,9 +82,7 @@ async def _serve(loaded: Loaded, options: ApiOptions) -> None:
                 component.spec,
                 description=component.config.description,
                 model=models[component.config.llm],
-                policy=IndexPolicy(engine, component.spec.index, component.spec.on_stale_index)
-                if component.spec.index
-                else None,
+                policy=_policy(engine, loaded, component.spec),
                 sessions=sessions,
             )
             for name, component in loaded.agents.items()
@@ -107,6 +106,13 @@ async def _serve(loaded: Loaded, options: ApiOptions) -> None:
             options=options,
             settle=partial(conversations.drain, options.drain_seconds),
         )
+
+
+def _policy(engine: Engine, loaded: Loaded, spec: AgentSpec) -> IndexPolicy | None:
+    if spec.index is None:
+        return None
+    audit_every = loaded.indexes[spec.index].audit_every
+    return IndexPolicy(engine, spec.index, spec.on_stale_index, audit_every=audit_every)
 
 
 def _llms(loaded: Loaded) -> Mapping[str, LlmResource]:

@@ -22,8 +22,7 @@ from agent_pipelines.definitions import definitions_of
 from agent_pipelines.errors import UserError
 from agent_pipelines.health import machinery, repair
 from agent_pipelines.health.evaluate import Recorded, look, record, recorded, tick
-from agent_pipelines.health.exporter.ageing import Bounds
-from agent_pipelines.health.exporter.server import build_app, listen, serve
+from agent_pipelines.health.exporter.server import build_app, serve
 from agent_pipelines.health.exporter.worker import Fleet, Look, Sample
 from agent_pipelines.health.machine import SUBJECT, Machinery, Memory
 from agent_pipelines.health.signal import Reading, Signal, State, cannot_tell
@@ -31,6 +30,7 @@ from agent_pipelines.health.signals import catalogue
 from agent_pipelines.health.view import View
 from agent_pipelines.indexing import changes, live
 from agent_pipelines.indexing.ledger import Ledger
+from agent_pipelines.listening import listen
 from agent_pipelines.loading import Loaded, load_assets
 from agent_pipelines.local import dagster_home
 from agent_pipelines.settings import Settings
@@ -55,7 +55,6 @@ def export(
     host: str,
     port: int,
     interval: float,
-    audit_interval: float,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
@@ -66,19 +65,19 @@ def export(
     def say(line: str) -> None:
         console.print(f"[dim]{datetime.now(UTC):%H:%M:%S}[/dim] {escape(line)}", soft_wrap=True)
 
-    bounds = Bounds.of(tick_every=interval, audit_every=audit_interval)
     fleet = Fleet(interval=interval, say=say)
 
     def watch(indexes: Sequence[IndexComponent]) -> None:
         fleet.watch([everything, *(IndexSubject(index) for index in indexes)])
 
     everything = MachinerySubject(settings, assets.absolute(), interval=interval, loaded=watch)
-    with listen(host, port) as listener:
+    remedy = "name another with --host and --port"
+    with listen(host, port, who="the exporter", remedy=remedy) as listener:
         fleet.watch([everything])
         fleet.supervise()
         say(f"http://{host}:{port}/metrics, every {interval:g} s")
         try:
-            serve(build_app(fleet, bounds), listener)
+            serve(build_app(fleet, tick_every=interval), listener)
         finally:
             if not fleet.stop(_PATIENCE):
                 # A call that hangs may hold what the interpreter's own end would wait for.
@@ -93,6 +92,11 @@ class IndexSubject:
         self.component = component
         self.name = component.name
         self.signals: Sequence[Signal] = catalogue()
+
+    @property
+    def audit_every(self) -> timedelta:
+        """As its YAML says."""
+        return self.component.audit_every
 
     def look(self) -> Look:
         signals = tick()
@@ -144,6 +148,7 @@ class MachinerySubject:
     """Everything that indexes depend on; it also keeps an eye on which indexes there are."""
 
     name = SUBJECT
+    audit_every = timedelta(0)
 
     def __init__(
         self,

@@ -1,16 +1,17 @@
-"""`status`: what is true right now, per index and agent, and of the machinery.
+"""`status`: what is true right now, per index, agent and tool server, and of the machinery.
 
 Belongs here: which parts it takes to know, and the tables. Does not belong here: gathering it
 (`agent_pipelines/status.py`).
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.health import machinery
@@ -25,9 +26,11 @@ from agent_pipelines.status import (
     Daemon,
     IndexStatus,
     Repairing,
+    ToolServerStatus,
     agent_status,
     index_status,
     machinery_status,
+    tool_server_status,
 )
 from agent_pipelines.terminal import ago, counts, state_text, table, waiting
 from resources.state import StateResource
@@ -36,10 +39,24 @@ from resources.state import StateResource
 _EXIT_CODES = {State.TRUE: 0, State.FALSE: 1, State.CANNOT_TELL: 2}
 
 
-def gather(
-    session: Session, console: Console
-) -> tuple[list[IndexStatus], list[AgentStatus], list[Recorded]]:
-    """Look at every index and agent, and at the machinery.
+@dataclass(frozen=True)
+class Gathered:
+    """What there is, and how it is."""
+
+    indexes: list[IndexStatus]
+    agents: list[AgentStatus]
+    tool_servers: list[ToolServerStatus]
+    machinery: list[Recorded]
+
+    @property
+    def exit_code(self) -> int:
+        """What `status` exits with."""
+        states = [index.state for index in self.indexes]
+        return _EXIT_CODES[worst([*states, *(signal.state for signal in self.machinery)])]
+
+
+def gather(session: Session, console: Console) -> Gathered:
+    """Look at every index, agent and tool server, and at the machinery.
 
     Starts a Weaviate where none runs, except under `dev`: there a dead one is something to report,
     not to repair behind its back.
@@ -52,7 +69,12 @@ def gather(
         console.print(f"[yellow]{escape(error.message)}[/yellow]")
     indexes = [index_status(component, session.instance) for component in loaded.indexes.values()]
     agents = [agent_status(engine, name) for name in loaded.agents]
-    return indexes, agents, machinery_status(loaded, session.settings.state_dir, _daemon(session))
+    return Gathered(
+        indexes,
+        agents,
+        tool_server_status(engine, loaded, session.instance),
+        machinery_status(loaded, session.settings.state_dir, _daemon(session)),
+    )
 
 
 def _daemon(session: Session) -> Daemon | None:
@@ -66,19 +88,9 @@ def _daemon(session: Session) -> Daemon | None:
     return Daemon(settings.dagster_home) if settings.dagster_home else None
 
 
-def exit_code(indexes: list[IndexStatus], seen: list[Recorded]) -> int:
-    """What `status` exits with."""
-    return _EXIT_CODES[worst([*(i.state for i in indexes), *(signal.state for signal in seen)])]
-
-
-def show(
-    console: Console,
-    indexes: list[IndexStatus],
-    agents: list[AgentStatus],
-    seen: list[Recorded],
-) -> None:
+def show(console: Console, found: Gathered) -> None:
     """The tables."""
-    for index in indexes:
+    for index in found.indexes:
         snapshot = index.snapshot
         heading = (
             f"snapshot {snapshot.sequence}, committed {ago(snapshot.committed_at)}, "
@@ -92,8 +104,8 @@ def show(
         for repair in index.repairs:
             console.print(f"[bold]repair[/bold] of {repair.signal}: {_under_way(repair)}")
     console.print("[bold]machinery[/bold]")
-    _show_signals(console, seen)
-    if agents:
+    _show_signals(console, found.machinery)
+    if found.agents:
         rows = [
             (
                 agent.name,
@@ -101,9 +113,11 @@ def show(
                 ago(agent.started_at) if agent.started_at else "–",
                 counts(agent.outcomes),
             )
-            for agent in agents
+            for agent in found.agents
         ]
         console.print(table(("agent", "last batch", "started", "outcomes"), rows))
+    if found.tool_servers:
+        _show_tool_servers(console, found.tool_servers)
 
 
 def _show_signals(console: Console, signals: Sequence[Recorded]) -> None:
@@ -126,6 +140,23 @@ def _show_signals(console: Console, signals: Sequence[Recorded]) -> None:
                 console.print(f"  {shown}", markup=False)
 
 
+def _show_tool_servers(console: Console, servers: Sequence[ToolServerStatus]) -> None:
+    rows: list[tuple[str | Text, ...]] = []
+    for server in servers:
+        reached = Text("yes", "green") if server.reachable else Text("NO", "bold red")
+        for first, use in zip([True, *[False] * len(server.agents)], server.agents, strict=False):
+            rows.append(
+                (
+                    *((server.name, reached, server.observed) if first else ("", "", "")),
+                    use.agent,
+                    f"{use.breaker}, {ago(use.heard_at)}" if use.heard_at else "–",
+                    "–" if use.error_share is None else f"{use.error_share:.1%}",
+                )
+            )
+    columns = ("tool server", "reachable", "observed", "agent", "breaker", "failed in last batch")
+    console.print(table(columns, rows))
+
+
 def _under_way(repair: Repairing) -> str:
     tried = f"asked for {repair.attempts} times"
     if repair.run_id:
@@ -136,19 +167,15 @@ def _under_way(repair: Repairing) -> str:
     return f"{tried}, next try not before {again}"
 
 
-def as_json(
-    indexes: list[IndexStatus],
-    agents: list[AgentStatus],
-    seen: list[Recorded],
-    broken: dict[str, str],
-) -> dict[str, Any]:
+def as_json(found: Gathered, broken: dict[str, str]) -> dict[str, Any]:
     """The same for programs."""
     return {
-        "indexes": {i.name: asdict(i) | {"state": i.state} for i in indexes},
-        "agents": {a.name: asdict(a) for a in agents},
+        "indexes": {i.name: asdict(i) | {"state": i.state} for i in found.indexes},
+        "agents": {a.name: asdict(a) for a in found.agents},
+        "tool_servers": {server.name: asdict(server) for server in found.tool_servers},
         "machinery": {
-            "signals": [asdict(signal) for signal in seen],
-            "state": worst(signal.state for signal in seen),
+            "signals": [asdict(signal) for signal in found.machinery],
+            "state": worst(signal.state for signal in found.machinery),
         },
         "broken": broken,
     }

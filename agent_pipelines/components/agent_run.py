@@ -156,7 +156,7 @@ class BatchRun:
             View(index, committed=True) as view,
         ):
             evaluate(view, tick())
-        doubts = not_true(self.state.engine(), self.index.name)
+        doubts = not_true(self.state.engine(), self.index.name, audit_every=self.index.audit_every)
         return go_on(
             self.spec.on_stale_index,
             [(doubt.signal, doubt.state, doubt.reason) for doubt in doubts],

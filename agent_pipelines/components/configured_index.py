@@ -6,10 +6,12 @@ fields (`index_config.py`) or the definitions it becomes (`index.py`).
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
 
+from agent_pipelines.components.cron import longest_gap
 from agent_pipelines.components.index_config import IndexConfig
 from agent_pipelines.errors import UserError
 from agent_pipelines.health.machine import SUBJECT
@@ -73,6 +75,11 @@ class ConfiguredIndex:
         return f"{self.name}_rollback"
 
     @property
+    def audit_every(self) -> timedelta:
+        """The longest time between two audits, as they are scheduled."""
+        return longest_gap(self.config.audit)
+
+    @property
     def partitions(self) -> Mapping[str, Partition]:
         """The parts of a split index by Dagster's partition key; empty where it is not split."""
         return keyed(self.config.partitions)
@@ -116,5 +123,6 @@ class ConfiguredIndex:
                 engine=state.engine(),
                 settings=self.config.collection,
                 when_false=self.config.when_false,
+                audit_every=self.audit_every,
                 served_by=ToolServerResource().serving_path,
             )

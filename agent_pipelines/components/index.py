@@ -7,15 +7,14 @@ audit (`index_audit.py`), the sensor (`index_sensor.py`).
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import islice, pairwise
 from typing import Any
 
 import dagster as dg
-from dagster._utils.schedules import schedule_execution_time_iterator
 from pydantic import BaseModel, Field
 
 from agent_pipelines.components import index_audit, index_checks, index_sensor
 from agent_pipelines.components.configured_index import ConfiguredIndex
+from agent_pipelines.components.cron import longest_gap
 from agent_pipelines.components.index_config import IndexConfig
 from agent_pipelines.errors import UserError
 from agent_pipelines.indexing.listing import Listing
@@ -27,9 +26,6 @@ from agent_pipelines.progress import progress_or_log
 from resources.embedder import EmbedderResource
 from resources.state import StateResource
 from resources.weaviate import WeaviateResource
-
-#: Of a cron expression, as many ticks tell the longest time between two: those of a year, or fewer.
-_TICKS = 400
 
 
 class SyncConfig(dg.Config):
@@ -230,9 +226,7 @@ def _ran(cron: str) -> dg.FreshnessPolicy:
     """Dagster's own word on whether the schedule's syncs end; whether the index is true, it cannot
     tell. One that is missed is made up for by the next.
     """
-    ticks = schedule_execution_time_iterator(0.0, cron, "UTC")
-    longest = max(after - before for before, after in pairwise(islice(ticks, _TICKS)))
-    return dg.FreshnessPolicy.time_window(fail_window=2 * longest)
+    return dg.FreshnessPolicy.time_window(fail_window=2 * longest_gap(cron))
 
 
 def _snapshot_metadata(snapshot: Snapshot) -> dict[str, Any]:

@@ -68,11 +68,17 @@ def metadata(tally: Tally, breakers: Mapping[str, Breaker]) -> dict[str, Any]:
         "tool_p50_ms": round(tally.seconds(0.5) * 1000, 2),
         "tool_p99_ms": round(tally.seconds(0.99) * 1000, 2),
         "tool_calls": dg.MarkdownMetadataValue(head + "\n".join(rows)),
+        **{error_share_of(server): round(tally.error_share(server), 4) for server in breakers},
         **{
             f"breaker_{server}": f"{breaker.state}, opened {breaker.openings} times"
             for server, breaker in breakers.items()
         },
     }
+
+
+def error_share_of(server: str) -> str:
+    """The metadata entry with the share of a batch's calls to a server that brought no result."""
+    return f"tool_error_share_{server}"
 
 
 def _outcomes(tally: Tally) -> dict[str, int]:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Engine, select
 
 from agent_pipelines.errors import UserError
-from agent_pipelines.health.signal import MAY_BE_OLD, State
+from agent_pipelines.health.signal import State, may_be_old
 from agent_pipelines.health.signals import catalogue
 from agent_pipelines.indexing.index import Index
 from agent_pipelines.indexing.search import Doubt, IndexSearcher, SearchResult
@@ -38,11 +38,16 @@ class BlockedError(UserError):
         self.result = result
 
 
-def not_true(engine: Engine, index: str) -> list[Doubt]:
+def not_true(engine: Engine, index: str, *, audit_every: timedelta) -> list[Doubt]:
     """The signals of an index that are not known to be true, from the recorded readings.
 
     A good reading that is older than it may be is no news: whoever should evaluate does not. A bad
     one stands until somebody sees otherwise.
+
+    Args:
+        engine: the state database.
+        index: its name.
+        audit_every: the longest time between two of its audits, as they are scheduled.
 
     Raises:
         UnavailableError: the state database does not answer.
@@ -61,7 +66,7 @@ def not_true(engine: Engine, index: str) -> list[Doubt]:
             found.append(Doubt(signal.name, "cannot tell", None, "never evaluated"))
             continue
         age = now - row.evaluated_at
-        old = age > MAY_BE_OLD[signal.depth]
+        old = age > may_be_old(signal.depth, audit_every)
         for_ = timedelta(seconds=round(age.total_seconds()))
         said = f"; last evaluated {for_} ago" if old else ""
         if row.state != State.TRUE:
@@ -117,7 +122,8 @@ class CheckedSearcher:
     def _checked(self, found: SearchResult) -> SearchResult:
         # Read after the search: what was seen to be false before it is never left out.
         index = self._all[found.index]
-        result = replace(found, not_true=not_true(index.engine, index.name))
+        doubts = not_true(index.engine, index.name, audit_every=index.audit_every)
+        result = replace(found, not_true=doubts)
         false = false_pages(result.not_true)
         if false and index.when_false == "block":
             raise BlockedError(result, false)

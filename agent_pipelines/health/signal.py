@@ -24,9 +24,20 @@ Seen = TypeVar("Seen", default=View)
 Repair = Literal["sync", "verify", "person"]
 
 
-#: How old a reading may be and still be news, to readers and to whoever carries the pager: ten
-#: ticks, six audits, so that some that were skipped or slow raise no doubt of their own.
-MAY_BE_OLD = {"tick": timedelta(minutes=5), "audit": timedelta(hours=1)}
+Depth = Literal["tick", "audit"]
+
+#: How old the reading of a tick may be and still be news, to readers and to whoever carries the
+#: pager: ten ticks, so that some that were skipped or slow raise no doubt of their own.
+TICK_MAY_BE_OLD = timedelta(minutes=5)
+
+#: How late an audit may be. Where there is one every ten minutes, five may be missing; where there
+#: is one a day, none.
+AUDIT_MAY_BE_LATE = timedelta(minutes=50)
+
+
+def may_be_old(depth: Depth, audit_every: timedelta) -> timedelta:
+    """How old a reading may be and still be news, given the longest time between two audits."""
+    return TICK_MAY_BE_OLD if depth == "tick" else audit_every + AUDIT_MAY_BE_LATE
 
 
 class State(StrEnum):
@@ -61,7 +72,7 @@ class Signal(Generic[Seen]):
     statement: str
     """What is true where all is well, in one sentence."""
     severity: Literal["page", "warn"]
-    depth: Literal["tick", "audit"]
+    depth: Depth
     """`tick`: cheap and exact, every 30 s. `audit`: looks at everything."""
     guards: Literal["index", "live", "machinery"]
     """The asset it is a check of: a generation before it is committed, or what readers get. Of the

@@ -7,6 +7,7 @@ any of it (`resources/`) or reading it from YAML (`components/`).
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property
 from typing import Literal
 
@@ -41,6 +42,8 @@ class Index:
     engine: Engine
     settings: CollectionSettings = field(default_factory=CollectionSettings)
     when_false: WhenFalse = "label"
+    audit_every: timedelta = timedelta(minutes=10)
+    """The longest time between two audits, as they are scheduled."""
     served_by: Callable[[], AbstractContextManager[ServingPath] | None] = lambda: None
     """Opens the way to the readers that probes take; None: they search in this process."""
 

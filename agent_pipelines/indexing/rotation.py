@@ -18,10 +18,14 @@ from agent_pipelines.state.engine import read, write
 from agent_pipelines.state.tables import rotations, suspects
 from agent_pipelines.state.upsert import upsert
 
-#: What only writing a chunk anew mends: its vector is not that of its text, or no search finds it.
-Flaw = Literal["wrong vector", "not found"]
+#: What only writing a chunk anew mends: its vector is not that of its text, no search finds it, or
+#: not every replica holds the same.
+Flaw = Literal["wrong vector", "not found", "replicas differ"]
 
-FLAWS: tuple[Flaw, ...] = ("wrong vector", "not found")
+FLAWS: tuple[Flaw, ...] = ("wrong vector", "not found", "replicas differ")
+
+#: The last of those, where there is but one replica, or one is away, is not looked for.
+_LOOKED_FOR: frozenset[Flaw] = frozenset({"wrong vector", "not found"})
 
 #: Every chunk has its turn within this time, up to 72,000 chunks where audits are every ten
 #: minutes. At most so many have it in one audit (20 s of a MiniLM on two slow cores), and of more
@@ -56,7 +60,7 @@ class Turn:
     def found(self, flaw: Flaw, wrong: Mapping[str, str]) -> None:
         """Record which of them have this flaw, by id with a detail. The others have it not.
 
-        Once they were looked at for every flaw, it is the turn of the next ones.
+        Once they were looked at for every flaw that can be, it is the turn of the next ones.
         """
         self._found[flaw] = wrong
         rows = [
@@ -75,7 +79,7 @@ class Turn:
                     )
                 )
             upsert(connection, suspects, rows, overwrite=("detail", "doubted"))
-            if self._found.keys() == set(FLAWS) and self.next:
+            if self._found.keys() >= _LOOKED_FOR and self.next:
                 row = {
                     "collection": self.collection,
                     "position": self.next[-1],

@@ -35,6 +35,19 @@ class Deviation:
     expected: str
 
 
+@dataclass(frozen=True)
+class Replication:
+    """On which nodes a collection's objects are kept."""
+
+    collection: str
+    factor: int
+    """How many nodes keep each object."""
+    nodes: tuple[str, ...] = ()
+    """Those that keep any and can be asked; empty where the factor is 1."""
+    silent: int = 0
+    """How many replicas, of all its shards, cannot be asked now."""
+
+
 Consistency = Literal["one", "quorum", "all"]
 
 
@@ -111,6 +124,31 @@ class VectorStore(Protocol):
 
         Raises:
             StoreError: the store refuses it.
+        """
+        ...
+
+    def replication(self, collection: str) -> Replication:
+        """How a collection is replicated, and which of its nodes can be asked.
+
+        Raises:
+            StoreError: there is no such collection.
+        """
+        ...
+
+    def copies(
+        self, replication: Replication, chunk_ids: Sequence[str]
+    ) -> Mapping[str, Mapping[str, Stored | None]]:
+        """What each replica holds of these objects: by id, by node, None where it holds none.
+
+        Of each as many copies as the factor says.
+        """
+        ...
+
+    def purge(self, collection: str, chunk_ids: Sequence[str]) -> None:
+        """Delete from every replica, also where most of them do not have it; `delete` may miss it.
+
+        Raises:
+            StoreError: not as many replicas confirmed it as must confirm a write.
         """
         ...
 

@@ -30,6 +30,7 @@ from agent_pipelines.indexing.plan import (
     refuse_mass_deletion,
 )
 from agent_pipelines.indexing.reconcile import WRONG, Census, in_step_by_count, is_sound
+from agent_pipelines.indexing.replicas import differing
 from agent_pipelines.indexing.sources import Document, DocumentError, GoneError, Ref, SourceError
 from agent_pipelines.indexing.store import StoreError
 from agent_pipelines.indexing.vectors import VectorSupply
@@ -266,7 +267,8 @@ class _Sync:
 
     def _reconcile(self, verify: bool) -> int:
         """Doubt what is wrong in the store; returns how much was."""
-        return self._doubt_suspects() + self._compare(verify)
+        suspected, compared = self._doubt_suspects(), self._compare(verify)
+        return suspected + compared + (self._compare_replicas() if verify else 0)
 
     def _doubt_suspects(self) -> int:
         """What an audit found; a comparison with the ledger does not see it."""
@@ -284,10 +286,15 @@ class _Sync:
             self._mark_in_flux()
         self._ledger.doubt(mine["wrong vector"])
         self._ledger.doubt(mine["not found"], half_written=True)
-        rotation.doubted(self._index.engine, self._collection, list(suspects))
-        # What has the same text may have the same wrong vector.
-        self._supply.copies = not found["wrong vector"]
-        return len(suspects)
+        self._ledger.doubt(mine["replicas differ"])
+        # What has the same text may have the same wrong vector; of replicas any may be read.
+        self._supply.copies = not (found["wrong vector"] or found["replicas differ"])
+        known = self._ledger.entries(found["replicas differ"])
+        left = [id_ for id_ in found["replicas differ"] if id_ not in known]
+        if left:
+            self._index.store.purge(self._collection, left)
+        rotation.doubted(self._index.engine, self._collection, [*suspects, *left])
+        return len(suspects) + len(left)
 
     def _compare(self, verify: bool) -> int:
         store, ledger = self._index.store, self._ledger
@@ -318,6 +325,22 @@ class _Sync:
             incomplete = list(ledger.incomplete())
             ledger.reopen(incomplete)
             return census.count("orphan", "not found", *WRONG) + len(twice) + len(incomplete)
+
+    def _compare_replicas(self) -> int:
+        """Doubt what a node missed, or holds otherwise; while one is away nothing is compared."""
+        replication = self._index.store.replication(self._collection)
+        if replication.factor == 1 or replication.silent:
+            return 0
+        odd: list[str] = []
+        with self._progress.stage(f"{self._label}: comparing replicas"):
+            for ids in batched(self._ledger.present_ids(), BATCH_CHUNKS):
+                self._lease.renew()
+                odd += differing(self._index.store, replication, self._ledger, ids)
+        if odd:
+            self._mark_in_flux()
+            self._ledger.doubt(odd)
+            self._supply.copies = False
+        return len(odd)
 
     def _mark_in_flux(self) -> None:
         """Before the ledger is: who compares it with the store meanwhile is not to be alarmed."""

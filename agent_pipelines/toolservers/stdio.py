@@ -7,8 +7,7 @@ What needs a way back to the caller stays behind, for any replica must be able t
 the child is told of no sampling, elicitation or roots, and nobody can subscribe.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, get_args
 
 from mcp.server import CacheHint, Server, ServerRequestContext
@@ -32,7 +31,6 @@ from mcp.types import (
     TextContent,
 )
 from mcp.types.methods import CacheableMethod
-from starlette.requests import Request
 
 from agent_pipelines.toolservers.outcome import outage
 from agent_pipelines.toolservers.stdio_child import Child, Down, Slow
@@ -94,7 +92,7 @@ def _pass_on(
                 _without_ours(ctx.params or {}),
                 ctx.session.report_progress if wanted else None,
             )
-            result = await _while_wanted(ctx.request, asked)
+            result = await asked
         except Down as error:
             text = f"{child.name} did not answer: {error}."
             if method != "tools/call":
@@ -122,29 +120,6 @@ def _pass_on(
         return {"resultType": "complete", **result}
 
     return answer
-
-
-async def _while_wanted(request: Any, asked: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    """The answer; cancelled when the caller hangs up, which is how HTTP says that it is not wanted.
-
-    The SDK notices that by itself only where it streams.
-    """
-    if not isinstance(request, Request):
-        return await asked
-    call, gone = asyncio.create_task(asked), asyncio.create_task(_gone(request))
-    try:
-        await asyncio.wait({call, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not call.done():
-            raise MCPError(CONNECTION_CLOSED, "the caller has hung up")
-        return call.result()
-    finally:
-        call.cancel()
-        gone.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _without_ours(params: Mapping[str, Any]) -> dict[str, Any]:

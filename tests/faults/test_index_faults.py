@@ -191,7 +191,9 @@ def forge_readings(system: System) -> None:
     system.looked(catalogue())
     values = {"state": "true", "evaluated_at": datetime.now(UTC), "evidence": []}
     system.edit(update(readings).values(values))
-    assert not_true(system.index.engine, system.index.name) == [], "readers are deceived"
+    index = system.index
+    deceived = not_true(index.engine, index.name, audit_every=index.audit_every)
+    assert deceived == [], "readers are deceived"
 
 
 def lose_in_both(system: System) -> None:
@@ -449,8 +451,8 @@ FAULTS = [
         drop_collection,
         tick=signals("alias_points_to_live"),
         unsure=signals(
-            *("counts_match", "ids_match", "known_items_found", "schema_matches"),
-            *("search_serves_snapshot", "store_writable", "vectors_findable"),
+            *("counts_match", "ids_match", "known_items_found", "replicas_agree"),
+            *("schema_matches", "search_serves_snapshot", "store_writable", "vectors_findable"),
             *("vectors_match_text", "vectors_valid"),
         ),
     ),
@@ -495,8 +497,8 @@ FAULTS = [
         retire_generation_row,
         unsure=signals(
             *("counts_match", "deleted_items_gone", "documents_complete", "documents_indexed"),
-            *("golden_vector_matches", "ids_match", "schema_matches", "spec_is_current"),
-            *("vectors_findable", "vectors_match_text", "vectors_valid"),
+            *("golden_vector_matches", "ids_match", "replicas_agree", "schema_matches"),
+            *("spec_is_current", "vectors_findable", "vectors_match_text", "vectors_valid"),
         ),
     ),
     Fault(

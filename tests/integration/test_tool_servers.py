@@ -14,11 +14,11 @@ from agent_pipelines.agents.tool_records import read_breakers
 from agent_pipelines.commands import tool_samples
 from agent_pipelines.commands.doctor import examine
 from agent_pipelines.definitions import definitions_of
-from agent_pipelines.health.exporter.ageing import Bounds
 from agent_pipelines.health.exporter.metrics import Readings
 from agent_pipelines.health.exporter.worker import Seen
 from agent_pipelines.loading import load_assets
 from agent_pipelines.settings import Settings
+from agent_pipelines.status import ToolServerStatus, tool_server_status
 from resources.llm import LlmResource
 from resources.state import StateResource
 from tests.orders_server import OrdersServer, orders
@@ -50,6 +50,7 @@ class World:
     def __init__(self, folder: Path, server: OrdersServer, tasks: int) -> None:
         self.assets = folder / "assets"
         self.state = StateResource(url=f"sqlite:///{folder / 'state.db'}")
+        self.instance = dg.DagsterInstance.ephemeral()
         self.server = server
         lines = [json.dumps({"task_id": f"t{n:02}", "question": f"o{n}"}) for n in range(tasks)]
         self.write("orders", "defs.yaml", SERVER.replace("URL", server.url))
@@ -61,12 +62,17 @@ class World:
         (self.assets / name / file).write_text(text)
 
     def run(self, script: Script) -> Any:
-        with ScriptedModel(script) as model, dg.DagsterInstance.ephemeral() as instance:
+        with ScriptedModel(script) as model:
             llm = LlmResource(base_url=model.base_url, model=MODEL)
             defs = definitions_of(load_assets(self.assets), {"state": self.state, "llm": llm})
             return defs.resolve_job_def("clerk_batch").execute_in_process(
-                instance=instance, raise_on_error=False
+                instance=self.instance, raise_on_error=False
             )
+
+    def status(self) -> ToolServerStatus:
+        """What `status` says of the one server."""
+        (found,) = tool_server_status(self.state.engine(), load_assets(self.assets), self.instance)
+        return found
 
     def metrics(self) -> dict[str, float]:
         """What the exporter's /metrics would say of tools."""
@@ -74,7 +80,7 @@ class World:
         found = list(tool_samples.samples(self.state.engine(), agents))
         seen = Seen("machinery", (), born=0.0, ended=1e12, samples=found)
         registry = CollectorRegistry()
-        registry.register(Readings(lambda: [seen], lambda: 1, Bounds(90, 1200)))
+        registry.register(Readings(lambda: [seen], lambda: 1, tick_every=30))
         lines = generate_latest(registry).decode().splitlines()
         pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name.removeprefix("agent_pipelines_"): float(value) for name, _, value in pairs}
@@ -137,6 +143,13 @@ def test_calls_of_a_batch_are_shown_kept_and_exported(tmp_path: Path, server: Or
     assert read_breakers(world.state.engine(), later) == [], "nobody is at work"
     assert [server.done[f"refund:o{n}"] for n in range(5)] == [2] * 5
 
+    status = world.status()
+    assert (status.name, status.reachable) == ("orders", True)
+    assert status.observed == f"{server.url}, 2 tools"
+    (use,) = status.agents
+    assert (use.agent, use.breaker, use.error_share) == ("clerk", "closed", 0)
+    assert use.heard_at is not None
+
 
 def test_a_dead_server_is_no_silence(tmp_path: Path, server: OrdersServer) -> None:
     world = World(tmp_path, server, tasks=8)
@@ -161,6 +174,13 @@ def test_a_dead_server_is_no_silence(tmp_path: Path, server: OrdersServer) -> No
     assert counted[f"tool_call_total{reads}"] == 2 + 2 + 1 + 4
     assert counted[f"tool_call_errors_total{reads}"] == 7
     assert counted['tool_breaker{agent="clerk",server="orders",state="open"}'] == 1
+
+    status = world.status()
+    assert not status.reachable
+    assert "ConnectError" in status.observed
+    (use,) = status.agents
+    assert use.breaker == "open"
+    assert use.error_share == pytest.approx(7 / 11, abs=1e-4)
 
 
 def test_doctor_asks_a_tool_server_for_its_tools(

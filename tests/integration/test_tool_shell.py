@@ -50,11 +50,18 @@ def call(server: Running, tool: str, **arguments: Any) -> Any:
     return asyncio.run(main())
 
 
-def post(server: Running, tool: str, *, headers: dict[str, str], **arguments: Any) -> Any:
+def post(
+    server: Running,
+    tool: str,
+    *,
+    headers: dict[str, str],
+    timeout: float = 10,
+    **arguments: Any,
+) -> Any:
     """A call of the older era, which needs no handshake where nothing keeps a session."""
     params = {"name": tool, "arguments": arguments}
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-    return httpx2.post(server.url, json=message, headers={**JSON, **headers}, timeout=10)
+    return httpx2.post(server.url, json=message, headers={**JSON, **headers}, timeout=timeout)
 
 
 @pytest.mark.parametrize("tool", ["sleep", "block"])
@@ -85,6 +92,26 @@ def test_a_request_that_is_too_large_is_refused_however_it_is_sent(server: Runni
     assert chunked.status_code == 413
     assert "larger than 2000 bytes" in chunked.json()["error"]["message"]
     assert server.metric("mcp_requests_refused_total", reason="size") == refused + 2
+
+
+@pytest.mark.parametrize("tool", ["sleep", "block"])
+def test_a_call_that_nobody_waits_for_is_ended_and_counts_as_neither(
+    server: Running, tool: str
+) -> None:
+    """However old the protocol, and whether it waits or keeps a thread busy."""
+    counted = ("mcp_tool_call_total", "mcp_tool_call_errors_total")
+    before = [server.metric(name, tool_name=tool) for name in counted]
+    cancelled = server.metric("mcp_tool_call_cancelled_total", tool_name=tool)
+    with pytest.raises(httpx2.ReadTimeout):
+        post(server, tool, headers={}, timeout=0.5, seconds=1.5)
+    until(
+        lambda: server.metric("mcp_tool_call_cancelled_total", tool_name=tool) == cancelled + 1,
+        10,
+        "the end of the call",
+    )
+    assert server.metric("mcp_tool_calls_in_flight", tool_name=tool) == 0
+    assert [server.metric(name, tool_name=tool) for name in counted] == before
+    until(lambda: '"outcome": "cancelled"' in server.stderr, 10, "a line of it in the log")
 
 
 def test_one_call_too_many_is_told_to_come_back(server: Running, tmp_path: Path) -> None:

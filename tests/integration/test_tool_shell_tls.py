@@ -109,6 +109,7 @@ def test_who_shows_none_or_a_bad_one_is_refused(
     server: Running, ours: Authority, tmp_path: Path
 ) -> None:
     calls = server.metric("mcp_tool_call_total")
+    failed = server.metric("mcp_tls_handshake_failures_total")
     theirs = Authority(tmp_path / "theirs")
     shown = {
         "none": None,
@@ -120,6 +121,7 @@ def test_who_shows_none_or_a_bad_one_is_refused(
             call(server.url, ours.client(pair))
         assert refused.group_contains(httpx2.TransportError)
     assert server.metric("mcp_tool_call_total") == calls
+    assert server.metric("mcp_tls_handshake_failures_total") == failed + len(shown)
 
 
 def test_a_name_that_the_certificate_lacks_is_refused_by_the_client(

@@ -172,6 +172,21 @@ def no_audit_runs_any_more(exporter: StandinExporter, trace: Trace) -> None:
     exporter.run(trace, 75)
 
 
+@case(every=120)
+def an_index_is_audited_every_other_hour(exporter: StandinExporter, trace: Trace) -> None:
+    exporter.indexes["docs"].audit_every = 7_200
+    exporter.run(trace, 5 * 60)
+
+
+@case(("CannotTell", "docs"), ("ReadingTooOld", "docs"), every=120)
+def its_audit_does_not_run(exporter: StandinExporter, trace: Trace) -> None:
+    """Told once it is late by less than an hour."""
+    del exporter.indexes["wiki"]
+    exporter.indexes["docs"].audit_every = 7_200
+    exporter.audited_at = 0
+    exporter.run(trace, 2 * 60 + 80)
+
+
 @case()
 def the_store_restarts_for_two_minutes(exporter: StandinExporter, trace: Trace) -> None:
     exporter.run(trace, 5)

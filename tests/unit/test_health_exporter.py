@@ -25,6 +25,9 @@ TRUE, FALSE, CANNOT_TELL = State.TRUE, State.FALSE, State.CANNOT_TELL
 INTERVAL = 0.05
 BOUNDS = Bounds.of(tick_every=30, audit_every=600)
 
+#: Ten minutes, as by default.
+OFTEN = timedelta(minutes=10)
+
 
 def a_signal(name: str, depth: Any = "tick") -> Signal[Any]:
     return Signal(
@@ -65,6 +68,11 @@ def test_a_reading_is_good_for_three_ticks_or_two_audits() -> None:
     assert (BOUNDS.tick, BOUNDS.audit) == (90, 1200)
 
 
+def test_an_audit_that_is_made_once_a_day_may_be_no_later_than_others() -> None:
+    daily = Bounds.of(tick_every=30, audit_every=86_400)
+    assert daily.audit == 86_400 + 50 * 60
+
+
 def reading(name: str, state: State, *, age: float, in_state: float) -> Recorded:
     """One that was taken `age` seconds ago, in a state that it had been in for so long by then."""
     at = datetime.now(UTC) - timedelta(seconds=age)
@@ -74,7 +82,7 @@ def reading(name: str, state: State, *, age: float, in_state: float) -> Recorded
 def scrape(*seen: Seen) -> dict[str, float]:
     """Every sample as Prometheus reads it: `name{label=value,…}`, without the prefix."""
     registry = CollectorRegistry()
-    registry.register(Readings(lambda: seen, lambda: 7, BOUNDS))
+    registry.register(Readings(lambda: seen, lambda: 7, tick_every=30))
     found = {}
     for family in text_string_to_metric_families(generate_latest(registry).decode()):
         for sample in family.samples:
@@ -84,7 +92,7 @@ def scrape(*seen: Seen) -> dict[str, float]:
     return found
 
 
-def looked(ended: float, **readings: Recorded) -> Seen:
+def looked(ended: float, audit_every: timedelta = OFTEN, **readings: Recorded) -> Seen:
     """A subject whose last look ended so many seconds ago."""
     now = monotonic()
     return Seen(
@@ -98,6 +106,7 @@ def looked(ended: float, **readings: Recorded) -> Seen:
             Sample("staleness_seconds", {"index": "docs"}, 4),
             Sample("documents", {"index": "docs", "state": "indexed"}, 12),
         ),
+        audit_every=audit_every,
     )
 
 
@@ -134,6 +143,20 @@ def test_a_scrape_has_every_metric_of_the_contract() -> None:
     assert found["exporter_sequence_total{}"] == 7
     assert found["staleness_seconds{index=docs}"] == 4
     assert found["documents{index=docs,state=indexed}"] == 12
+    assert found["reading_age_limit_seconds{depth=audit,subject=docs}"] == 3_600
+
+
+def test_the_audit_of_an_index_is_as_good_as_its_own_schedule_says() -> None:
+    """What is news of one that is audited once a day is none of one that is every ten minutes."""
+    hours_ago = reading("audited", TRUE, age=20 * 3_600, in_state=50)
+    daily = scrape(looked(1, timedelta(days=1), audited=hours_ago))
+    assert state_of(daily, "audited") == "true"
+    assert daily["reading_age_limit_seconds{depth=audit,subject=docs}"] == 24 * 3_600 + 3_000
+    assert state_of(scrape(looked(1, audited=hours_ago)), "audited") == "cannot_tell"
+    missed = reading("audited", TRUE, age=25 * 3_600, in_state=50)
+    assert state_of(scrape(looked(1, timedelta(days=1), audited=missed)), "audited") == (
+        "cannot_tell"
+    )
 
 
 def test_what_was_seen_too_long_ago_is_neither_repeated_nor_counted() -> None:
@@ -167,6 +190,7 @@ class Told:
 
     name: str = "docs"
     signals: Sequence[Signal[Any]] = (TICKED, AUDITED)
+    audit_every: timedelta = OFTEN
     answer: Callable[[], Look] = lambda: Look({TICKED: Reading(TRUE, "fine", "")})
     looks: int = 0
     said: list[str] = field(default_factory=list)

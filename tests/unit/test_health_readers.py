@@ -7,10 +7,14 @@ from sqlalchemy import Engine, update
 
 from agent_pipelines.health.evaluate import record
 from agent_pipelines.health.readers import false_pages, not_true
-from agent_pipelines.health.signal import MAY_BE_OLD, Reading, Signal, State
+from agent_pipelines.health.signal import TICK_MAY_BE_OLD, Reading, Signal, State
 from agent_pipelines.health.signals import catalogue
+from agent_pipelines.indexing.search import Doubt
 from agent_pipelines.state.engine import open_engine, write
 from agent_pipelines.state.tables import signals
+
+#: As by default.
+OFTEN = timedelta(minutes=10)
 
 
 @pytest.fixture
@@ -21,8 +25,12 @@ def engine(state_url: str) -> Engine:
     return opened
 
 
+def doubts(engine: Engine, index: str = "docs", *, audit_every: timedelta = OFTEN) -> list[Doubt]:
+    return not_true(engine, index, audit_every=audit_every)
+
+
 def said(engine: Engine) -> dict[str, tuple[str, str]]:
-    return {doubt.signal: (doubt.state, doubt.reason) for doubt in not_true(engine, "docs")}
+    return {doubt.signal: (doubt.state, doubt.reason) for doubt in doubts(engine)}
 
 
 def named(name: str) -> Signal:
@@ -52,18 +60,18 @@ def test_what_is_false_or_cannot_be_told_is_said_with_its_reason(engine: Engine)
         "counts_match": ("false", "9 objects"),
         "fresh": ("cannot tell", "the mount is missing"),
     }
-    assert [doubt.signal for doubt in false_pages(not_true(engine, "docs"))] == ["counts_match"]
+    assert [doubt.signal for doubt in false_pages(doubts(engine))] == ["counts_match"]
 
 
 def test_an_index_that_nobody_ever_looked_at_is_not_said_to_be_well(engine: Engine) -> None:
-    doubts = not_true(engine, "another")
-    assert {doubt.signal for doubt in doubts} == {signal.name for signal in catalogue()}
-    assert {(doubt.state, doubt.since) for doubt in doubts} == {("cannot tell", None)}
+    found = doubts(engine, "another")
+    assert {doubt.signal for doubt in found} == {signal.name for signal in catalogue()}
+    assert {(doubt.state, doubt.since) for doubt in found} == {("cannot tell", None)}
 
 
 def test_a_dead_watcher_shows_in_every_result(engine: Engine) -> None:
     """The last thing it said was that all is well; nobody has looked since."""
-    beyond = MAY_BE_OLD["tick"] + timedelta(minutes=1)
+    beyond = TICK_MAY_BE_OLD + timedelta(minutes=1)
     age(engine, beyond, *(signal.name for signal in catalogue()))
     found = said(engine)
     assert set(found) == {signal.name for signal in catalogue() if signal.depth == "tick"}
@@ -72,6 +80,18 @@ def test_a_dead_watcher_shows_in_every_result(engine: Engine) -> None:
         assert "not evaluated for 0:06:00" in reason
     age(engine, timedelta(days=2), *(signal.name for signal in catalogue()))
     assert set(said(engine)) == {signal.name for signal in catalogue()}
+
+
+def test_an_audit_is_news_until_the_next_one_should_have_been(engine: Engine) -> None:
+    audited = {signal.name for signal in catalogue() if signal.depth == "audit"}
+    for hours, every, old in (
+        (2, OFTEN, True),
+        (24, timedelta(days=1), False),
+        (25, timedelta(days=1), True),
+    ):
+        age(engine, timedelta(hours=hours), *audited)
+        found = doubts(engine, audit_every=every)
+        assert {doubt.signal for doubt in found} == (audited if old else set())
 
 
 def test_bad_news_does_not_get_better_with_age(engine: Engine) -> None:

@@ -5,14 +5,14 @@ from datetime import UTC, datetime
 import dagster as dg
 from rich.console import Console
 
-from agent_pipelines.commands.status import show
+from agent_pipelines.commands.status import Gathered, show
 from agent_pipelines.components.index_sensor import SIGNAL_TAG
 from agent_pipelines.health import repair
 from agent_pipelines.health.evaluate import Recorded
 from agent_pipelines.health.repair import GIVES_UP_AFTER, Attempts
 from agent_pipelines.health.signal import State
 from agent_pipelines.state.engine import open_engine
-from agent_pipelines.status import IndexStatus, Repairing, repairs
+from agent_pipelines.status import IndexStatus, Repairing, ToolServerStatus, ToolUse, repairs
 
 NOW = datetime.now(UTC)
 
@@ -52,7 +52,7 @@ def test_the_tables_say_what_is_done_and_when_somebody_must_look() -> None:
     index = IndexStatus("docs", None, 0.0, [false], [under_way, waiting, given_up])
     console = Console(record=True, width=200)
 
-    show(console, [index], [], [])
+    show(console, Gathered([index], [], [], []))
 
     text = console.export_text()
     assert "chunk c, fault gone" in text
@@ -62,3 +62,14 @@ def test_the_tables_say_what_is_done_and_when_somebody_must_look() -> None:
         in text
     )
     assert "repair of fresh: given up, asked for 9 times; somebody must look" in text
+
+
+def test_a_tool_server_is_shown_with_how_each_agent_fares_with_it() -> None:
+    uses = [ToolUse("clerk", "open", NOW, 0.25), ToolUse("newcomer", None, None, None)]
+    console = Console(record=True, width=200)
+
+    show(console, Gathered([], [], [ToolServerStatus("orders", False, "refused", uses)], []))
+
+    first, second = console.export_text().strip().splitlines()[-2:]
+    assert all(said in first for said in ("orders", "NO", "refused", "clerk", "open, ", "25.0%"))
+    assert second.split() == ["newcomer", "–", "–"]

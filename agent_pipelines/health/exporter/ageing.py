@@ -7,10 +7,10 @@ showing them (`metrics.py`).
 from dataclasses import dataclass
 from math import inf
 
-from agent_pipelines.health.signal import State
+from agent_pipelines.health.signal import AUDIT_MAY_BE_LATE, State
 
-#: Intervals that a reading is good for: one is missed by a slow answer, and that is no news.
-_TICKS, _AUDITS = 3, 2
+#: Ticks that a reading is good for: one is missed by a slow answer, and that is no news.
+_TICKS = 3
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,9 @@ class Bounds:
 
     @classmethod
     def of(cls, *, tick_every: float, audit_every: float) -> "Bounds":
-        return cls(_TICKS * tick_every, _AUDITS * audit_every)
+        """Of audits one may be missed, where they are not far apart."""
+        late = min(audit_every, AUDIT_MAY_BE_LATE.total_seconds())
+        return cls(_TICKS * tick_every, audit_every + late)
 
     def on(self, depth: str) -> float:
         return self.tick if depth == "tick" else self.audit

@@ -20,7 +20,7 @@ from prometheus_client.utils import floatToGoString
 
 from agent_pipelines.health.exporter.ageing import Bounds, Shown, shown
 from agent_pipelines.health.exporter.worker import Seen
-from agent_pipelines.health.signal import Signal, State
+from agent_pipelines.health.signal import Signal, State, may_be_old
 
 PREFIX = "agent_pipelines"
 
@@ -61,11 +61,11 @@ class Readings(Collector):
     """Makes the metrics anew for every scrape, from what the workers have seen."""
 
     def __init__(
-        self, seen: Callable[[], Sequence[Seen]], sequence: Callable[[], int], bounds: Bounds
+        self, seen: Callable[[], Sequence[Seen]], sequence: Callable[[], int], *, tick_every: float
     ) -> None:
         self._seen = seen
         self._sequence = sequence
-        self._bounds = bounds
+        self._tick_every = tick_every
 
     def collect(self) -> Iterator[Metric]:
         now, wall, seen = monotonic(), datetime.now(UTC), self._seen()
@@ -80,9 +80,16 @@ class Readings(Collector):
         )
         ages = _gauge("signal_age_seconds", "Since the reading was taken.", labels)
         since = _gauge("signal_state_seconds", "How long it has been in its state.", labels)
+        limits = _gauge(
+            "reading_age_limit_seconds", "How old a reading may be.", ["subject", "depth"]
+        )
         for one in seen:
+            bounds = self._bounds(one)
+            for depth in sorted({signal.depth for signal in one.signals}):
+                limit = may_be_old(depth, one.audit_every)
+                limits.add_metric([one.subject, depth], limit.total_seconds())
             for signal in one.signals:
-                told = tell(one, signal, self._bounds, now=now, wall=wall)
+                told = tell(one, signal, bounds, now=now, wall=wall)
                 for state, label in _LABELS.items():
                     states.add_metric(
                         [one.subject, signal.name, signal.severity, label],
@@ -90,7 +97,11 @@ class Readings(Collector):
                     )
                 ages.add_metric([one.subject, signal.name], told.age)
                 since.add_metric([one.subject, signal.name], told.in_state)
-        yield from (states, ages, since)
+        yield from (states, ages, since, limits)
+
+    def _bounds(self, seen: Seen) -> Bounds:
+        audit_every = seen.audit_every.total_seconds()
+        return Bounds.of(tick_every=self._tick_every, audit_every=audit_every)
 
     def _numbers(self, seen: Sequence[Seen], now: float) -> Iterator[Metric]:
         families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {
@@ -102,7 +113,7 @@ class Readings(Collector):
         }
         durations: dict[str, dict[tuple[str, ...], dict[str, float]]] = {n: {} for n in DURATIONS}
         for one in seen:
-            if one.ended is None or now - one.ended > self._bounds.tick:
+            if one.ended is None or now - one.ended > self._bounds(one).tick:
                 continue  # an old number looks like a new one: rather none
             for sample in one.samples:
                 if sample.metric in DURATIONS:

@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from agent_pipelines.errors import UserError
 from agent_pipelines.health.exporter.ageing import Bounds
 from agent_pipelines.health.exporter.metrics import Readings
 from agent_pipelines.health.exporter.worker import Fleet
@@ -23,10 +22,16 @@ from agent_pipelines.health.exporter.worker import Fleet
 _DRAIN_SECONDS = 2
 
 
-def build_app(fleet: Fleet, bounds: Bounds) -> Starlette:
-    """The application. Nothing in it waits for anything outside of this process."""
+def build_app(fleet: Fleet, *, tick_every: float) -> Starlette:
+    """The application. Nothing in it waits for anything outside of this process.
+
+    Args:
+        fleet: who looks.
+        tick_every: seconds between two looks at a subject.
+    """
     registry = CollectorRegistry()
-    registry.register(Readings(lambda: fleet.seen, lambda: fleet.sequence, bounds))
+    registry.register(Readings(lambda: fleet.seen, lambda: fleet.sequence, tick_every=tick_every))
+    patience = Bounds.of(tick_every=tick_every, audit_every=0).tick
 
     async def health(_request: Request) -> Response:
         if fleet.alive:
@@ -35,7 +40,7 @@ def build_app(fleet: Fleet, bounds: Bounds) -> Starlette:
 
     async def ready(_request: Request) -> Response:
         # One that hangs from the start is told as `cannot tell` by then, and keeps nobody waiting.
-        began = monotonic() - bounds.tick
+        began = monotonic() - patience
         waiting = [s.subject for s in fleet.seen if s.ended is None and s.born > began]
         if not waiting:
             return PlainTextResponse("ready\n")
@@ -51,23 +56,6 @@ def build_app(fleet: Fleet, bounds: Bounds) -> Starlette:
             Route("/ready", ready, methods=["GET"]),
         ]
     )
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Take the port, before anything else is begun.
-
-    Raises:
-        UserError: nothing can listen there.
-    """
-    try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        )
-    except (OSError, OverflowError) as error:
-        raise UserError(
-            f"the exporter cannot listen on {host} port {port}: {error}",
-            remedy="name another with --host and --port",
-        ) from error
 
 
 def serve(app: Starlette, listener: socket.socket) -> None:

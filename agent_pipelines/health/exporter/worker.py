@@ -7,7 +7,7 @@ belong here: what it looks at, or how that is shown.
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any, Protocol
 
@@ -54,6 +54,10 @@ class Subject(Protocol):
     def signals(self) -> Sequence[Signal[Any]]:
         """All of its signals, of both depths."""
 
+    @property
+    def audit_every(self) -> timedelta:
+        """The longest time between two audits that others make of it; 0 where nobody does."""
+
     def look(self) -> Look:
         """Look at it now; may take any time, and may raise anything."""
 
@@ -72,6 +76,8 @@ class Seen:
     readings: Mapping[str, Recorded] = field(default_factory=dict)
     """By signal. Those of depth `audit` are the last that the state database gave."""
     samples: Sequence[Sample] = ()
+    audit_every: timedelta = timedelta(0)
+    """See `Subject`."""
 
 
 class Worker:
@@ -92,7 +98,9 @@ class Worker:
         say: told of every change of a signal.
         """
         self.subject = subject
-        self.seen = Seen(subject.name, subject.signals, born=monotonic())
+        self.seen = Seen(
+            subject.name, subject.signals, born=monotonic(), audit_every=subject.audit_every
+        )
         self._interval = interval
         self._finished = finished
         self._say = say
@@ -180,6 +188,7 @@ class Worker:
             took=ended - began,
             readings=readings,
             samples=look.samples,
+            audit_every=subject.audit_every,
         )
 
     def _tell(self, name: str, reading: Reading, before: Recorded | None) -> None:

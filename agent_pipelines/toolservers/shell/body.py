@@ -1,19 +1,36 @@
 """A request's body: read whole before anything is made of it, and never more than may be sent.
 
 Belongs here: reading it and handing it on. Does not belong here: what is answered to one that is
-too large.
+too large or too slow.
 """
 
+import asyncio
 from collections.abc import Mapping
 
 from starlette.types import Message, Receive
 
+#: Seconds in which the whole body of a request must arrive: one of the largest size needs a
+#: hundredth of that in any network that tools are used over.
+SECONDS = 10.0
+
 
 async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes | None:
-    """The whole body; None: it has more than ``limit`` bytes, whether that was announced or not."""
+    """The whole body; None: it has more than ``limit`` bytes, whether that was announced or not.
+
+    Raises:
+        TimeoutError: it has not arrived in time.
+    """
     announced = headers.get(b"content-length", b"0")
     if announced.isdigit() and int(announced) > limit:
         return None
+    try:
+        async with asyncio.timeout(SECONDS):
+            return await _read(receive, limit)
+    except TimeoutError as error:
+        raise TimeoutError(f"the request did not arrive within {SECONDS:g} s") from error
+
+
+async def _read(receive: Receive, limit: int) -> bytes | None:
     body = bytearray()
     while True:
         message = await receive()

@@ -1,4 +1,4 @@
-"""One tool call: counted, timed, and ended when it takes too long.
+"""One tool call: counted, timed, and ended when it takes too long or nobody waits for it.
 
 Belongs here: what happens around every call inside of the SDK. Does not belong here: HTTP
 (`gate.py`).
@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.types import CallToolResult, TextContent
+from mcp.shared.exceptions import MCPError
+from mcp.types import CONNECTION_CLOSED, CallToolResult, TextContent
 from opentelemetry.trace import get_current_span
 
 from agent_pipelines.toolservers.outcome import OUTAGE
@@ -31,18 +32,30 @@ class Calls:
     async def __call__(
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> HandlerResult:
-        """Let the call through; anything but a tool call unseen."""
-        if ctx.method != "tools/call":
-            return await call_next(ctx)
-        name = await self._label(ctx.params)
+        """Let the call through; anything but a tool call uncounted."""
         request: Any = ctx.request
+        if request is None:
+            return await call_next(ctx)
         exchange: Exchange = request.scope[KEY]
-        exchange.tool = name
+        try:
+            # With its own end of time a tool that keeps a thread busy is left alone as well.
+            async with asyncio.timeout(None) as limit, exchange.wanted(limit):
+                if ctx.method == "tools/call":
+                    return await self._counted(ctx, call_next, exchange)
+                return await call_next(ctx)
+        except TimeoutError:
+            if exchange.hung_up:
+                raise MCPError(CONNECTION_CLOSED, "the caller has hung up") from None
+            raise
+
+    async def _counted(
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext, exchange: Exchange
+    ) -> HandlerResult:
+        name = exchange.tool = await self._label(ctx.params)
         span = get_current_span().get_span_context()
         if span.is_valid:
             exchange.trace_id = f"{span.trace_id:032x}"
         series = self._metrics.of(name)
-        series.calls.inc()
         series.in_flight.inc()
         started = time.perf_counter()
         try:
@@ -59,9 +72,13 @@ class Calls:
             raise
         finally:
             series.in_flight.dec()
-            series.seconds.observe(time.perf_counter() - started)
-            if exchange.outcome != "ok":
-                series.errors.inc()
+            if exchange.outcome == "cancelled":
+                series.cancelled.inc()
+            else:
+                series.calls.inc()
+                series.seconds.observe(time.perf_counter() - started)
+                if exchange.outcome != "ok":
+                    series.errors.inc()
 
     async def _label(self, params: Mapping[str, Any] | None) -> str:
         """Only names of real tools become label values, else a caller could invent series."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.toolservers.shell.options import TLS
@@ -32,6 +32,13 @@ class Certificates:
 
     def __init__(self, files: TLS, registry: CollectorRegistry, *, prefix: str) -> None:
         self._files = files
+        self._connection = _counted(
+            Counter(
+                "mcp_tls_handshake_failures",
+                "TLS handshakes that either side refused.",
+                registry=registry,
+            )
+        )
         self._seen = self._stamp()
         try:
             self._context, self._expires = self._load()
@@ -99,6 +106,7 @@ class Certificates:
 
     def _new_context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.sslobject_class = self._connection
         # With no earlier version and no tickets no session is resumed: whoever connects is
         # asked for a certificate each time, and it is held against the newest CA.
         context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -116,6 +124,23 @@ class Certificates:
 
     def _named(self) -> str:
         return ", ".join(str(path) for path in self._paths())
+
+
+def _counted(failures: Counter) -> type[ssl.SSLObject]:
+    """What asyncio shakes hands with; nobody else is told that it came to nothing."""
+
+    class Connection(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            try:
+                super().do_handshake()
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                raise  # it goes on when more has arrived
+            except ssl.SSLError as error:
+                failures.inc()
+                _log.warning("a TLS handshake failed: %s", error.reason)
+                raise
+
+    return Connection
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -4,10 +4,15 @@ Belongs here: what is known of it, and the line that is logged. Does not belong 
 results, which no log sees.
 """
 
+import asyncio
 import logging
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
+
+from starlette.types import Receive
 
 from agent_pipelines.toolservers.shell.metrics import Metrics
 
@@ -30,6 +35,31 @@ class Exchange:
     outcome: Outcome = "cancelled"
     trace_id: str | None = None
     started: float = field(default_factory=time.perf_counter)
+    receive: Receive | None = None
+    """Tells when the caller has hung up; None where it may come back for the answer."""
+
+    hung_up: bool = False
+
+    @asynccontextmanager
+    async def wanted(self, limit: asyncio.Timeout) -> AsyncIterator[None]:
+        """Lets the time be up when the caller hangs up: so HTTP says that no answer is wanted.
+
+        The SDK notices that by itself only where it streams.
+        """
+        if self.receive is None:
+            yield
+            return
+        watcher = asyncio.create_task(self._watch(self.receive, limit))
+        try:
+            yield
+        finally:
+            watcher.cancel()
+
+    async def _watch(self, receive: Receive, limit: asyncio.Timeout) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.hung_up = True
+        limit.reschedule(asyncio.get_running_loop().time())
 
     def close(self, metrics: Metrics) -> None:
         """It is answered, or never will be."""

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Mapping
 
-from mcp.types import CONNECTION_CLOSED, INVALID_REQUEST
+from mcp.types import CONNECTION_CLOSED, INVALID_REQUEST, REQUEST_TIMEOUT
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,8 +25,9 @@ _log = logging.getLogger(__name__)
 class Gate:
     """ASGI around the MCP endpoint; every refusal is counted and says what to do about it.
 
-    Who may not call gets plain text. A request that is too large, or one too many, gets JSON-RPC:
-    its error reaches whoever waits for that call, and leaves the others of a session alone.
+    Who may not call gets plain text. A request that is too large, too slow, or one too many, gets
+    JSON-RPC: its error reaches whoever waits for that call, and leaves the others of a session
+    alone.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Gate:
         self._metrics = metrics
         self._callers = Callers(options)
         self._running = 0
+        self._arriving = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the request or hand it on, with an `Exchange` in its scope."""
@@ -60,12 +62,22 @@ class Gate:
             scope[KEY] = Exchange(caller, 0)
             await self._app(scope, receive, send)
             return
-        body = await read_body(headers, receive, self._options.max_request_bytes)
+        if self._arriving >= self._options.max_concurrent:
+            await self._busy("arriving")(scope, receive, send)
+            return
+        self._arriving += 1
+        try:
+            body = await read_body(headers, receive, self._options.max_request_bytes)
+        except TimeoutError as error:
+            await self._too_slow(error)(scope, receive, send)
+            return
+        finally:
+            self._arriving -= 1
         if body is None:
             await self._too_large()(scope, receive, send)
         elif self._running >= self._options.max_concurrent:
-            # After reading it: whoever is slow to send takes no place.
-            await self._busy()(scope, receive, send)
+            # After reading it: whoever is slow to send takes no place of a call.
+            await self._busy("running")(scope, receive, send)
         else:
             self._running += 1
             try:
@@ -83,6 +95,8 @@ class Gate:
         send: Send,
     ) -> None:
         scope[KEY] = exchange
+        if self._stateless:
+            exchange.receive = receive
 
         async def measured(message: Message) -> None:
             exchange.response_bytes += len(message.get("body", b""))
@@ -101,8 +115,13 @@ class Gate:
         self._count("size", said)
         return _json_rpc(413, INVALID_REQUEST, said)
 
-    def _busy(self) -> Response:
-        said = f"busy: {self._options.max_concurrent} requests are running; try again in 1 s"
+    def _too_slow(self, error: TimeoutError) -> Response:
+        said = f"{error}: send it at once"
+        self._count("slow", said)
+        return _json_rpc(408, REQUEST_TIMEOUT, said, {"Connection": "close"})
+
+    def _busy(self, what: str) -> Response:
+        said = f"busy: {self._options.max_concurrent} requests are {what}; try again in 1 s"
         self._count("busy", said)
         return _json_rpc(503, CONNECTION_CLOSED, said, {"Retry-After": "1"})
 

@@ -17,6 +17,7 @@ class OfTool:
 
     calls: Counter
     errors: Counter
+    cancelled: Counter
     seconds: Histogram
     in_flight: Gauge
     request_bytes: Histogram
@@ -29,9 +30,17 @@ class Metrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         label = ("tool_name",)
-        self._calls = Counter("mcp_tool_call", "Tool calls received.", label, registry=registry)
+        self._calls = Counter(
+            "mcp_tool_call", "Tool calls that were answered.", label, registry=registry
+        )
         self._errors = Counter(
             "mcp_tool_call_errors", "Tool calls that failed.", label, registry=registry
+        )
+        self._cancelled = Counter(
+            "mcp_tool_call_cancelled",
+            "Tool calls that nobody waited for any more; no calls nor errors otherwise.",
+            label,
+            registry=registry,
         )
         self._seconds = Histogram(
             "mcp_tool_call_duration_seconds",
@@ -58,11 +67,11 @@ class Metrics:
         )
         self.refused = Counter(
             "mcp_requests_refused",
-            "Requests that reached no tool: host, origin, token, size or busy.",
+            "Requests that reached no tool: host, origin, token, size, slow or busy.",
             ("reason",),
             registry=registry,
         )
-        for reason in ("host", "origin", "token", "size", "busy"):
+        for reason in ("host", "origin", "token", "size", "slow", "busy"):
             # At zero from the start: an increase can be seen.
             self.refused.labels(reason)
         self._of: dict[str, OfTool] = {}
@@ -74,6 +83,7 @@ class Metrics:
             found = self._of[tool] = OfTool(
                 self._calls.labels(tool),
                 self._errors.labels(tool),
+                self._cancelled.labels(tool),
                 self._seconds.labels(tool),
                 self._in_flight.labels(tool),
                 self._request_bytes.labels(tool),

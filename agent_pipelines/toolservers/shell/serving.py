@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from agent_pipelines.errors import UserError
+from agent_pipelines.listening import listen
 from agent_pipelines.toolservers.server import AnyServer, Readiness
 from agent_pipelines.toolservers.shell import logs, tracing
 from agent_pipelines.toolservers.shell.app import build_app
@@ -92,12 +92,12 @@ async def serve_apps(
 
     app, probes = build(ready_to_start)
     main = _Server(_config(app, options, certificates), drain)
-    with tracing.exported(name), _listening(options.host, options.port) as listener:
+    with tracing.exported(name), _listen(options.host, options.port) as listener:
         if options.second_port is None:
             logs.to_stderr()
             await main.serve(sockets=[listener])
             return
-        with _listening(options.host, options.second_port) as second:
+        with _listen(options.host, options.second_port) as second:
             logs.to_stderr()
             side = _Server(_config(probes, options, None), None)
             async with asyncio.TaskGroup() as group:
@@ -187,19 +187,10 @@ def _config(app: ASGIApp, options: Options, certificates: Certificates | None) -
     )
 
 
-@contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named, for asyncio sees to it that answers are not held back (Nagle's
-    # algorithm, 40 ms) only where it is.
-    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-            listener.listen()
-        except (OSError, OverflowError) as error:
-            raise UserError(
-                f"the server cannot listen on {host} port {port}: {error}",
-                remedy="name another with --host, --port and --probes-port",
-            ) from error
-        yield listener
+def _listen(host: str, port: int) -> socket.socket:
+    return listen(
+        host,
+        port,
+        who="this server",
+        remedy="name another with --host, --port and --probes-port",
+    )
