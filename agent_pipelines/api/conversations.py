@@ -11,9 +11,7 @@ asked for again goes on where it was.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import ParamSpec, TypeVar
+from dataclasses import replace
 
 from opentelemetry import trace
 from sqlalchemy import Engine
@@ -26,10 +24,11 @@ from agent_pipelines.agents.model import Message
 from agent_pipelines.agents.modes import mode_of
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import Toolbox, ToolTransportError
-from agent_pipelines.api import records
+from agent_pipelines.api import records, refusals
 from agent_pipelines.api.admission import ClosedError, FullError, Places
 from agent_pipelines.api.agents import ServedAgent
 from agent_pipelines.api.bodies import finished
+from agent_pipelines.api.conversation import Conversation
 from agent_pipelines.api.events import Event, events_of
 from agent_pipelines.api.metrics import Metrics
 from agent_pipelines.api.problems import Problem, unavailable
@@ -37,60 +36,6 @@ from agent_pipelines.errors import UserError
 
 _log = logging.getLogger(__name__)
 _tracer = trace.get_tracer(__name__)
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
-#: Seconds after which a signal of an index may read otherwise: a tick.
-_NEXT_TICK = 30.0
-
-#: Seconds after which another replica is there, or this one again.
-_AFTER_DRAIN = 5.0
-
-
-@dataclass(eq=False)
-class Conversation:
-    """One task that is being answered."""
-
-    agent: ServedAgent
-    tenant: str
-    task: Task
-    new: bool
-    work: asyncio.Task[None] = field(init=False)
-    events: list[Event] = field(default_factory=list)
-    problem: Problem | None = None
-    """Why it ended without an answer."""
-    listeners: int = 0
-    begun: bool = False
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        return self.agent.name, self.tenant, self.task.task_id
-
-    async def event(self, number: int) -> Event | None:
-        """The event of this number, from 0, once it has happened; None after the last one.
-
-        Raises:
-            Problem: there is none, because there is no answer.
-        """
-        while number >= len(self.events):
-            if self.work.done():
-                if self.problem is not None:
-                    raise self.problem
-                return None
-            await self._news.wait()
-        return self.events[number]
-
-    def tell(self, event: Event) -> None:
-        """Let everybody who listens know."""
-        self.events.append(event)
-        self.wake()
-
-    def wake(self) -> None:
-        """Let everybody who listens look again."""
-        news, self._news = self._news, asyncio.Event()
-        news.set()
 
 
 class Conversations:
@@ -101,7 +46,6 @@ class Conversations:
         self._places = places
         self._metrics = metrics
         self._held: dict[tuple[str, str, str], Conversation] = {}
-        self._ending: set[asyncio.Task[None]] = set()
         self._draining = False
 
     def submit(self, agent: ServedAgent, tenant: str, task: Task, *, new: bool) -> Conversation:
@@ -120,7 +64,7 @@ class Conversations:
         known = self._held.get(conversation.key)
         if known is not None and known.listeners:
             if known.task.inputs != task.inputs:
-                raise _conflict(task)
+                raise refusals.conflict(task)
             known.listeners += 1
             return known
         # One that everybody left a moment ago ends first: two would write one journal.
@@ -150,14 +94,13 @@ class Conversations:
         """
         self._draining = True
         self._places.close()
-        works = [conversation.work for conversation in self._held.values()]
-        if works:
-            await asyncio.wait(works, timeout=seconds)
-        for conversation in list(self._held.values()):
-            conversation.problem = _draining()
+        if begun := [conversation.work for conversation in self._held.values()]:
+            await asyncio.wait(begun, timeout=seconds)
+        for conversation in self._held.values():
+            conversation.problem = refusals.draining()
             conversation.work.cancel()
-        if works:
-            await asyncio.wait(works)
+        if left := [conversation.work for conversation in self._held.values()]:
+            await asyncio.wait(left)
 
     def _done(self, conversation: Conversation) -> None:
         conversation.wake()
@@ -175,36 +118,25 @@ class Conversations:
             return
         except asyncio.CancelledError:
             # By a drain, which has said so, or because nobody listens any more.
-            conversation.problem = conversation.problem or _left()
+            conversation.problem = conversation.problem or refusals.left()
         except Problem as problem:
             conversation.problem = problem
         except FullError as full:
-            conversation.problem = _busy(full)
+            conversation.problem = refusals.busy(full)
         except ClosedError:
-            conversation.problem = _draining()
+            conversation.problem = refusals.draining()
         except ToolTransportError as error:
-            remedy = "ask again later; nothing was begun"
-            conversation.problem = Problem(
-                503, "unavailable", str(error), remedy=remedy, retry_after=_AFTER_DRAIN
-            )
+            conversation.problem = refusals.unreachable(error)
         except UserError as error:
             conversation.problem = unavailable(error)
         except IntegrityError:
-            conversation.problem = _elsewhere(task)
+            conversation.problem = refusals.elsewhere(task)
         except SQLAlchemyError as error:
             _log.exception("the state database failed")
-            conversation.problem = Problem(
-                503,
-                "unavailable",
-                f"the state database cannot be used: {type(error).__name__}",
-                remedy="ask again later: what was begun is resumed",
-                retry_after=_AFTER_DRAIN,
-            )
+            conversation.problem = refusals.no_database(error)
         except Exception:
             _log.exception("task %s failed unexpectedly", task.task_id)
-            conversation.problem = Problem(
-                500, "unexpected", "this is a bug", remedy="see the log of the server"
-            )
+            conversation.problem = refusals.unexpected()
         self._metrics.count_refusal(conversation.problem.code)
 
     async def _answer(self, conversation: Conversation) -> None:
@@ -212,11 +144,13 @@ class Conversations:
         began = time.monotonic()
         # Whoever is turned away for want of a place should cost no more than that.
         if not conversation.new:
-            taken = await _in_thread(records.find, self._engine, agent.name, tenant, task.task_id)
+            taken = await asyncio.to_thread(
+                records.find, self._engine, agent.name, tenant, task.task_id
+            )
             if taken is not None and self._is_answered(conversation, taken):
                 return
         if self._draining:
-            raise _draining()
+            raise refusals.draining()
         named = {"agent": agent.name, "task_id": task.task_id}
 
         def waits() -> None:
@@ -225,7 +159,7 @@ class Conversations:
         async with self._places.place(tenant, waits):
             snapshot = await self._begin(agent)
             toolbox = await agent.toolbox()
-            taken = await _in_thread(
+            taken = await asyncio.to_thread(
                 records.take,
                 self._engine,
                 agent.name,
@@ -241,14 +175,14 @@ class Conversations:
             conversation.tell(Event("started", named))
             answer = await self._converse(conversation, toolbox, taken.batch_id)
             if agent.policy is not None and snapshot is not None:
-                admission = await _in_thread(agent.policy.end)
+                admission = await asyncio.to_thread(agent.policy.end)
                 if not admission.allowed:
-                    raise _not_true(agent.name, agent.policy.index, admission.reason)
+                    raise refusals.not_true(agent.name, agent.policy.index, admission.reason)
                 # What retrieved nothing rests on what there was.
                 sequence = snapshot.sequence if answer.sequence is None else answer.sequence
                 answer = replace(answer, sequence=sequence, false_signals=admission.false_signals)
             batch = Batch(taken.batch_id, 1, snapshot, (), 0)
-            await _in_thread(record_answer, self._engine, batch, answer)
+            await asyncio.to_thread(record_answer, self._engine, batch, answer)
         seconds = time.monotonic() - began
         self._metrics.count(agent.name, answer, seconds)
         _log_answer(conversation, answer, seconds)
@@ -258,9 +192,9 @@ class Conversations:
         """The snapshot to work on, if it may be worked on."""
         if agent.policy is None:
             return None
-        snapshot, admission = await _in_thread(agent.policy.begin)
+        snapshot, admission = await asyncio.to_thread(agent.policy.begin)
         if snapshot is None or not admission.allowed:
-            raise _not_true(agent.name, agent.policy.index, admission.reason)
+            raise refusals.not_true(agent.name, agent.policy.index, admission.reason)
         return snapshot
 
     async def _converse(
@@ -268,7 +202,7 @@ class Conversations:
     ) -> Answer:
         spec, task = conversation.agent.spec, conversation.task
         journal = Journal(self._engine, batch_id)
-        history = await _in_thread(journal.read, task.task_id)
+        history = await asyncio.to_thread(journal.read, task.task_id)
         record = journal.recorder(task.task_id, following=len(history))
         mode = mode_of(spec, toolbox, task.prompt)
 
@@ -303,21 +237,17 @@ class Conversations:
         """Whether that is the end of it: the answer to a task that was taken in before."""
         task = conversation.task
         if taken.inputs != task.inputs:
-            raise _conflict(task)
+            raise refusals.conflict(task)
         if taken.answer is not None:
             self._tell_answer(conversation, taken.answer)
             return True
         if taken.work != conversation.agent.work:
-            raise _changed(conversation.agent.name, task)
+            raise refusals.changed(conversation.agent.name, task)
         return False
 
     def _tell_answer(self, conversation: Conversation, answer: Answer) -> None:
         body = finished(conversation.agent.name, conversation.task, answer)
         conversation.tell(Event("answer", body.model_dump(mode="json")))
-
-
-async def _in_thread(function: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
-    return await asyncio.to_thread(function, *arguments, **named)
 
 
 def _log_answer(conversation: Conversation, answer: Answer, seconds: float) -> None:
@@ -333,65 +263,3 @@ def _log_answer(conversation: Conversation, answer: Answer, seconds: float) -> N
             "trace_id": f"{span.trace_id:032x}" if span.is_valid else None,
         },
     )
-
-
-def _conflict(task: Task) -> Problem:
-    return Problem(
-        409,
-        "conflict",
-        f"task_id {task.task_id!r} is that of a task with other inputs",
-        remedy="give this task another task_id, or none",
-    )
-
-
-def _changed(agent: str, task: Task) -> Problem:
-    return Problem(
-        409,
-        "changed",
-        f"task {task.task_id!r} was begun by agent {agent!r} as it was before it was changed",
-        remedy="ask again with another task_id, or none",
-    )
-
-
-def _elsewhere(task: Task) -> Problem:
-    return Problem(
-        409,
-        "elsewhere",
-        f"task {task.task_id!r} is being answered by another replica",
-        remedy="GET it until it is finished",
-    )
-
-
-def _busy(full: FullError) -> Problem:
-    return Problem(
-        429,
-        "busy",
-        "all places are taken, and so is the room to wait for one",
-        remedy="ask again after as many seconds as Retry-After says",
-        retry_after=full.retry_after,
-    )
-
-
-def _not_true(agent: str, index: str, reason: str) -> Problem:
-    return Problem(
-        503,
-        "index",
-        f"agent {agent} refuses to work on index {index}: {reason}",
-        remedy="see `agent-pipelines status`; ask again once the index is true",
-        retry_after=_NEXT_TICK,
-    )
-
-
-def _draining() -> Problem:
-    return Problem(
-        503,
-        "draining",
-        "this server is about to end",
-        remedy="ask again, with the same task_id if you gave one: what was begun is resumed",
-        retry_after=_AFTER_DRAIN,
-    )
-
-
-def _left() -> Problem:
-    # Nobody hears it.
-    return Problem(499, "left", "nobody waited for the answer", remedy="ask again")

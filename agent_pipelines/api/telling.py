@@ -1,7 +1,7 @@
 """A conversation as an HTTP response: its answer at the end, or its events as they happen.
 
 Belongs here: what is written when, and noticing that the client has hung up. Does not belong here:
-the conversation (`conversations.py`).
+the conversation (`conversation.py`).
 """
 
 import asyncio
@@ -10,7 +10,8 @@ from fastapi.sse import KEEPALIVE_COMMENT
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from agent_pipelines.api.conversations import Conversation, Conversations
+from agent_pipelines.api.conversation import Conversation
+from agent_pipelines.api.conversations import Conversations
 from agent_pipelines.api.events import Event
 from agent_pipelines.api.problems import Problem
 
