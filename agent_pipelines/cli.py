@@ -326,6 +326,27 @@ def api(
 
 
 @app.command()
+def trace(
+    batch: Annotated[
+        str | None,
+        typer.Argument(help="A batch's id, or an agent's name: its last batch. Default: the last."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The file; default: trace-BATCH.html, here.")
+    ] = None,
+) -> None:
+    """Write a batch as one HTML page: every row, every conversation, every tool call.
+
+    The page needs no server. Filter and order its rows (worst first), open a conversation, and
+    click a citation to see the passage that it rests on.
+    """
+    from agent_pipelines.commands.trace import write
+    from resources.state import StateResource
+
+    write(StateResource().engine(), console, batch, output)
+
+
+@app.command()
 def status(assets: Assets = None, as_json: Json = False) -> None:
     """What is true right now. Exit code 0: all true; 1: something is false; 2: cannot tell."""
     from agent_pipelines.commands import status as command

@@ -5,7 +5,6 @@ Does not belong here: any kind of anything.
 """
 
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from pydantic import (
     WrapValidator,
 )
 from pydantic_core import CoreSchema
+
+from agent_pipelines.class_paths import class_at
 
 
 def kinds_in(package: ModuleType, base: type[BaseModel]) -> Sequence[type[BaseModel]]:
@@ -64,30 +65,13 @@ class _ByClassPath:
         path = value.get("kind") if isinstance(value, Mapping) else None
         if not isinstance(path, str) or "." not in path:
             return known(value)
-        found = self._class_at(path)
+        found = class_at(path, self.base, field="kind")
         own = {
             name: each
             for name, each in value.items()
             if name != "kind" or name in found.model_fields
         }
         return found.model_validate(own)
-
-    def _class_at(self, path: str) -> type[BaseModel]:
-        module, _, name = path.rpartition(".")
-        try:
-            found = getattr(importlib.import_module(module), name, None)
-        except Exception as error:  # a user's module may raise anything
-            raise ValueError(
-                f"kind {path!r} cannot be imported: {type(error).__name__}: {error}"
-            ) from error
-        if found is None:
-            raise ValueError(f"kind {path!r} is not there: the module {module} has no {name}")
-        if not (isinstance(found, type) and issubclass(found, self.base)):
-            raise ValueError(f"kind {path!r} is no subclass of {_path(self.base)}")
-        if inspect.isabstract(found):
-            missing = ", ".join(sorted(found.__abstractmethods__))
-            raise ValueError(f"kind {path!r} is abstract: it does not define {missing}")
-        return found
 
 
 @dataclass(frozen=True)

@@ -193,19 +193,27 @@ async def _run(work: Work) -> None:
 def _die_at(death: Death) -> None:
     numbers = itertools.count(1)
 
-    def killing(real: Any) -> Any:
-        def killed(*args: Any) -> None:
-            this = next(numbers) == death.event
-            if this and not death.after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            real(*args)
-            if this:
-                os.kill(os.getpid(), signal.SIGKILL)
+    @contextmanager
+    def writing() -> Iterator[None]:
+        this = next(numbers) == death.event
+        if this and not death.after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield
+        if this:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        return killed
+    commit, record_answer = Journal._commit, answers.record_answer
 
-    Journal._append = killing(Journal._append)  # type: ignore[method-assign]
-    answers.record_answer = killing(answers.record_answer)
+    async def committing(self: Journal, rows: Any) -> None:
+        with writing():
+            await commit(self, rows)
+
+    def recording(*args: Any) -> None:
+        with writing():
+            record_answer(*args)
+
+    Journal._commit = committing  # type: ignore[method-assign]
+    answers.record_answer = recording
 
 
 def _child(arguments: dict[str, Any]) -> None:

@@ -484,7 +484,10 @@ class _Conversation:
         if self.spec.consults and not self.consulted:
             return "call one of the tools before you answer"
         cites = bool(self.retrieved.refs)
-        return problem(parsed(reply["content"]), self.spec.output_schema, cites=cites)
+        value = parsed(reply["content"])
+        return problem(value, self.spec.output_schema, cites=cites) or self.spec.refusal(
+            {key: item for key, item in value.items() if key != "citations"}
+        )
 
     def _accept(self, reply: Message) -> tuple[Any, Sequence[Citation]]:
         output = parsed(reply["content"])

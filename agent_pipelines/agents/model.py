@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
 import openai
+from openai.types.chat import ChatCompletion
 
 from agent_pipelines.agents.served import ServerReader
 
@@ -78,7 +79,8 @@ class Model:
         completion_tokens: int,
         options: Mapping[str, Any],
     ) -> Reply:
-        """Ask for the next message. ``options``: tools, tool_choice, response_format.
+        """Ask for the next message. ``options``: whatever else the request's body holds, such as
+        tools, tool_choice, response_format.
 
         Raises:
             ModelUnavailableError: no reply came, and the same request may bring one later.
@@ -86,12 +88,18 @@ class Model:
         """
         started = time.perf_counter()
         try:
-            completion = await self.client.chat.completions.create(
-                model=self.name,
-                messages=messages,  # type: ignore[arg-type]  # plain dicts, as journalled
-                temperature=temperature,
-                max_completion_tokens=completion_tokens,
-                **options,
+            # Not chat.completions.create: to walk through messages that are JSON already, as
+            # journalled, takes it a third of a conversation's CPU time.
+            completion = await self.client.post(
+                "/chat/completions",
+                body={
+                    "model": self.name,
+                    "messages": messages,
+                    "temperature": temperature,
+                    "max_completion_tokens": completion_tokens,
+                    **options,
+                },
+                cast_to=ChatCompletion,
             )
         except openai.OpenAIError as error:
             raise _failure(error) from error

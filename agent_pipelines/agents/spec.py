@@ -8,10 +8,18 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from agent_pipelines.agents.concurrency import DEFAULT
-from agent_pipelines.agents.schemas import check_output_schema
+from agent_pipelines.agents.schemas import check_output_schema, inlined
+from agent_pipelines.class_paths import class_at
 
 #: The tool server that reads indexes; where nothing else is said, the one that runs here.
 SEARCH_SERVER = "search"
@@ -103,6 +111,11 @@ class AgentFields(BaseModel):
         default_factory=lambda: dict(_ANSWER_SCHEMA),
         description="JSON Schema of the output, an object; citations are added to it.",
     )
+    output_class: str | None = Field(
+        default=None,
+        description="Instead of output_schema: the path of a pydantic model, such as "
+        "my_package.Answer. Its validators decide as well.",
+    )
     limits: Limits = Limits()
     temperature: float = Field(default=0.0, ge=0, le=2)
     repetition_penalty: float | None = Field(
@@ -131,6 +144,17 @@ class AgentFields(BaseModel):
         "label every answer.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _schema_of_the_class(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or not (path := fields.get("output_class")):
+            return fields
+        schema = inlined(class_at(str(path), BaseModel, field="output_class").model_json_schema())
+        # A spec that is made of another's fields has both, and they agree.
+        if fields.get("output_schema", schema) != schema:
+            raise ValueError("output_class gives the schema: leave output_schema out")
+        return {**fields, "output_schema": schema}
+
     @field_validator("output_schema")
     @classmethod
     def _output_schema_is_usable(cls, schema: dict[str, Any]) -> dict[str, Any]:
@@ -153,6 +177,18 @@ class AgentFields(BaseModel):
         if self.consults and (self.limits.turns < 2 or self.limits.tool_calls < 1):
             raise ValueError("an agent that must consult a tool needs turns >= 2, tool_calls >= 1")
         return self
+
+    def refusal(self, output: Mapping[str, Any]) -> str | None:
+        """Why the pydantic model takes no such output, in words for the model; None: it does."""
+        if self.output_class is None:
+            return None
+        try:
+            class_at(self.output_class, BaseModel, field="output_class").model_validate(output)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            return f"{f'at {where}: ' if where else ''}{first['msg'][:300]}"
+        return None
 
     @property
     def consults(self) -> bool:
@@ -183,7 +219,7 @@ class AgentFields(BaseModel):
         """What a request carries beyond the OpenAI protocol; nothing where nothing is set."""
         if self.repetition_penalty is None:
             return {}
-        return {"extra_body": {"repetition_penalty": self.repetition_penalty}}
+        return {"repetition_penalty": self.repetition_penalty}
 
     @property
     def task_fields(self) -> frozenset[str]:

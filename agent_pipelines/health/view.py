@@ -104,9 +104,14 @@ class View:
     def undisturbed(self) -> bool:
         """Whether what was looked at is as it was: no sync and no commit came between."""
         seen = vars(self)  # cached properties that were asked for
-        return ("generation" not in seen or self._generation() == self.generation) and (
-            "snapshot" not in seen
-            or live.latest(self.index.engine, self.index.name) == self.snapshot
+        return (
+            # First: a commit that ends after this has left another snapshot.
+            not live.is_committing(self.index)
+            and ("generation" not in seen or self._generation() == self.generation)
+            and (
+                "snapshot" not in seen
+                or live.latest(self.index.engine, self.index.name) == self.snapshot
+            )
         )
 
     def _generation(self) -> Generation | None:

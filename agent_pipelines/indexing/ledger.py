@@ -14,7 +14,17 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Engine, Table, delete, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    delete,
+    except_,
+    func,
+    select,
+    update,
+)
 
 from agent_pipelines.indexing.batches import batched
 from agent_pipelines.indexing.chunking import Chunk
@@ -275,21 +285,36 @@ class Ledger:
         By their content hash, which covers the hashes of their chunks.
         """
         document, chunk = documents.c, chunks.c
-        its = (
-            (chunk.collection == document.collection)
-            & (chunk.document_id == document.document_id)
-            & (chunk.state == "present")
+        present = (*self._mine(chunks), chunk.state == "present")
+        indexed = (*self._mine(documents), document.state == "indexed")
+        # Looked up by primary key for every chunk. As a join it is left to the planner, and SQLite,
+        # which has no statistics, looks through all chunks for every document.
+        expected = (
+            select(document.content_hash)
+            .where(
+                document.collection == chunk.collection,
+                document.document_id == chunk.document_id,
+                document.state == "indexed",
+            )
+            .scalar_subquery()
         )
-        query = (
-            select(document.document_id, document.content_hash, chunk.content_hash)
-            .select_from(documents.outerjoin(chunks, its))
-            .where(*self._mine(documents), document.state == "indexed")
-            .order_by(document.document_id, chunk.position, chunk.chunk_id)
+        cut = (
+            select(chunk.document_id, expected, chunk.content_hash)
+            .where(*present)
+            .order_by(chunk.document_id, chunk.position, chunk.chunk_id)
+        )
+        without = except_(
+            select(document.document_id).where(*indexed),
+            select(chunk.document_id).where(*present),
         )
         with read(self._engine) as connection:
-            rows = connection.execution_options(yield_per=_PAGE).execute(query)
-            for (id_, content_hash), its_rows in groupby(rows, key=lambda row: (row[0], row[1])):
-                if content_hash_of_document([row[2] or "" for row in its_rows]) != content_hash:
+            connection = connection.execution_options(yield_per=_PAGE)
+            yield from connection.execute(without).scalars()
+            rows = connection.execute(cut)
+            for (id_, content_hash), its in groupby(rows, key=lambda row: (row[0], row[1])):
+                if content_hash is None:  # not indexed: the next sync reads it anyway
+                    continue
+                if content_hash_of_document([row[2] for row in its]) != content_hash:
                     yield id_
 
     def reopen(self, document_ids: Sequence[str]) -> None:

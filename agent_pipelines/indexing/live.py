@@ -94,6 +94,11 @@ def went_back(index: Index) -> bool:
     return known.agrees_with(snapshot.sequence if snapshot else 0) is False
 
 
+def is_committing(index: Index) -> bool:
+    """Whether a commit or a rollback is under way: readers get what no snapshot says yet."""
+    return leases.is_held(index.engine, _lease(index))
+
+
 def commit(index: Index) -> Snapshot:
     """Make the generation under the index's spec live, and record the snapshot.
 
@@ -105,7 +110,7 @@ def commit(index: Index) -> Snapshot:
         UserError: another commit of this index is running, or its spec was rolled back.
         UnavailableError: the store or the state database does not answer.
     """
-    with leases.hold(index.engine, f"live {index.name}"), _refusals(index):
+    with leases.hold(index.engine, _lease(index)), _refusals(index):
         generation = generations.open_for(
             index.engine, index.store, index.name, index.spec, index.settings
         )
@@ -126,7 +131,7 @@ def rollback(index: Index) -> Snapshot:
         UserError: there is nothing to return to, or a commit of this index is running.
         UnavailableError: the store or the state database does not answer.
     """
-    with leases.hold(index.engine, f"live {index.name}"):
+    with leases.hold(index.engine, _lease(index)):
         kept = generations.kept(index.engine, index.name)
         left = generations.live(index.engine, index.name)
         if kept is None or left is None or kept.collection not in index.store.collections():
@@ -140,6 +145,10 @@ def rollback(index: Index) -> Snapshot:
         swap = partial(generations.swap_back, left=left, returned_to=kept, rejected=rejected)
         with _refusals(index):
             return _make_live(index, kept, and_record=swap)
+
+
+def _lease(index: Index) -> str:
+    return f"live {index.name}"
 
 
 @contextmanager

@@ -423,6 +423,23 @@ def test_a_commit_that_was_killed_is_no_false_alarm_and_ended_by_the_next(
     assert_healthy(index)
 
 
+def test_who_looks_in_the_midst_of_a_commit_cannot_tell(index: Index) -> None:
+    """The alias is swapped, and no snapshot says so yet."""
+    changed = replace(index, chunker=replace(index.chunker, tokens=64))
+    run_sync(changed)
+    seen: list[set[str]] = []
+
+    def look_meanwhile() -> None:
+        seen.extend((false_signals(changed), not_true(changed)))
+
+    watched = TrippingStore(index.store, look_meanwhile, "point_alias", 1, after=True)
+    commit(replace(changed, store=watched))  # type: ignore[arg-type]
+    false, doubtful = seen
+    assert false == set()
+    assert "alias_points_to_live" in doubtful
+    assert_healthy(changed)
+
+
 def test_a_rollback_is_a_commit_that_the_store_is_told_of(
     index: Index, source: MemorySource
 ) -> None:

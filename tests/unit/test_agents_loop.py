@@ -214,6 +214,13 @@ class TestStructuredMode:
         cut = says('{"answer": "aaa')
         assert hold(self.spec, [self.search, cut, cut]).answer.outcome == "schema"
 
+    def test_what_a_pydantic_model_refuses_is_corrected_too(self) -> None:
+        spec = spec_of(output_class="tests.unit.test_agents_spec.Rated")
+        guess, knows = ({"answer": "x", "sure": sure} for sure in (10, 90))
+        held = hold(spec, [says(guess), says(knows)])
+        assert held.answer.output == knows
+        assert "do not guess" in held.requests[1]["messages"][-1]["content"]
+
     def test_the_corrective_turn_comes_on_top_of_the_limit(self) -> None:
         spec = self.spec.model_copy(
             update={"limits": self.spec.limits.model_copy(update={"turns": 2})}

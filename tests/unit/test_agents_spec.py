@@ -1,10 +1,10 @@
 """What an agent may be, and the pure decisions around a batch."""
 
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from agent_pipelines.agents.admission import admit, go_on
 from agent_pipelines.agents.citations import Retrieved
@@ -59,6 +59,45 @@ class TestSpec:
         native = AgentSpec(name="a", instructions="b", tools=("t",))
         assert not native.consults
         assert AgentSpec(**(native.model_dump() | {"tool_calls": "structured"})).consults
+
+
+class Rated(BaseModel):
+    """An answer whose validator knows more than a schema can say."""
+
+    answer: str
+    sure: int = Field(ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _no_guesses(self) -> Self:
+        if self.sure < 50:
+            raise ValueError("do not guess: say that you do not know")
+        return self
+
+
+class TestOutputClass:
+    path = f"{__name__}.Rated"
+
+    def test_it_gives_the_schema_and_its_validators_decide(self) -> None:
+        spec = AgentSpec(name="a", instructions="b", output_class=self.path)
+        assert set(spec.output_schema["properties"]) == {"answer", "sure"}
+        assert spec.refusal({"answer": "x", "sure": 90}) is None
+        assert "do not guess" in (spec.refusal({"answer": "x", "sure": 10}) or "")
+        again = AgentSpec(**spec.model_dump())
+        assert again == spec
+
+    @pytest.mark.parametrize(
+        ("fields", "says"),
+        [
+            ({"output_class": "Rated"}, "names no module"),
+            ({"output_class": "nowhere.Rated"}, "cannot be imported"),
+            ({"output_class": f"{__name__}.Nothing"}, "has no Nothing"),
+            ({"output_class": f"{__name__}.TestOutputClass"}, "no subclass of pydantic"),
+            ({"output_class": path, "output_schema": {"type": "object"}}, "leave output_schema"),
+        ],
+    )
+    def test_what_cannot_be_used_is_said(self, fields: dict[str, Any], says: str) -> None:
+        with pytest.raises(ValidationError, match=says):
+            AgentSpec(name="a", instructions="b", **fields)
 
 
 class TestSchemas:

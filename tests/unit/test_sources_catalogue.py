@@ -80,7 +80,7 @@ def test_a_class_on_the_python_path_is_a_kind() -> None:
     [
         ("no_such_package.Wiki", "'no_such_package.Wiki' cannot be imported: ModuleNotFoundError"),
         ("their_package.ill.Wiki", "cannot be imported: ZeroDivisionError"),
-        (".Wiki", "'.Wiki' cannot be imported"),
+        (".Wiki", "'.Wiki' names no module"),
         ("their_package.wiki.Wikki", "the module their_package.wiki has no Wikki"),
         ("their_package.wiki.Path", "'their_package.wiki.Path' is no subclass of"),
         ("their_package.wiki.Sequence", "is no subclass of"),

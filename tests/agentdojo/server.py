@@ -1,0 +1,84 @@
+"""The benchmark's tools as a tool server on our own shell; run as a program: PORT PROBES_PORT.
+
+Belongs here: a tool for each of them, in the world of the case that every call names, and what
+reached it. Does not belong here: what a tool does.
+"""
+
+import asyncio
+import inspect
+import json
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+
+from agent_pipelines.toolservers.shell import Options, serve
+from tests.agentdojo.benchmark import World, cases, suites
+
+#: The argument of every tool that says whose world is meant: a case, by its key.
+CASE = "case"
+
+#: The tool that tells what has reached a world; no agent gets it.
+REACHED = "reached"
+
+
+def build_server() -> MCPServer:
+    """A server with every tool of every suite; those of one name are one tool."""
+    server = MCPServer("agentdojo", log_level="ERROR")
+    worlds: dict[str, World] = {}
+
+    def world(key: str) -> World:
+        if key not in cases():
+            raise ToolError(f"there is no case {key!r}")
+        if key not in worlds:
+            worlds[key] = World(cases()[key])
+        return worlds[key]
+
+    for function in {f.name: f for suite in suites().values() for f in suite.tools}.values():
+        server.add_tool(_tool(function, world), structured_output=False)
+
+    async def reached(case: str) -> str:
+        """The calls that reached a world, and whether the injected task was done in it."""
+        found = world(case)
+        return json.dumps(
+            {"calls": [[c.tool, dict(c.arguments)] for c in found.calls], "harmed": found.harmed()}
+        )
+
+    server.add_tool(reached, name=REACHED, structured_output=False)
+    return server
+
+
+def _tool(function: Any, world: Callable[[str], World]) -> Callable[..., Coroutine[Any, Any, str]]:
+    async def call(case: str, **arguments: Any) -> str:
+        return world(case).call(function.name, arguments)
+
+    whose = inspect.Parameter(CASE, inspect.Parameter.KEYWORD_ONLY, annotation=str)
+    fields: Mapping[str, Any] = function.parameters.model_fields
+    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            whose,
+            *(
+                whose.replace(
+                    name=name,
+                    annotation=field.annotation,
+                    default=whose.empty if field.is_required() else field.default,
+                )
+                for name, field in fields.items()
+            ),
+        ],
+        return_annotation=str,
+    )
+    call.__name__, call.__doc__ = function.name, function.description
+    return call
+
+
+async def _ready() -> None:
+    return None
+
+
+if __name__ == "__main__":
+    port, probes_port = map(int, sys.argv[1:])
+    options = Options.from_environment(port=port, probes_port=probes_port)
+    asyncio.run(serve(build_server(), ready=_ready, options=options))
