@@ -28,7 +28,8 @@ from agent_pipelines.local import weaviate
 from agent_pipelines.local.parts import Parts, find
 from agent_pipelines.settings import Settings
 from agent_pipelines.state.engine import open_engine
-from resources.weaviate import WeaviateStore, _properties
+from resources.weaviate import WeaviateStore
+from resources.weaviate_objects import properties_of
 from tests.dying import BOUNDARIES, Boundary, Death, Syncs, syncs
 from tests.engine import (
     HashEmbedder,
@@ -178,7 +179,7 @@ def written_and_killed(
         [
             DataObject(
                 uuid=id_,
-                properties=_properties(stored.chunk, stored.fingerprint),
+                properties=properties_of(stored.chunk, stored.fingerprint),
                 vector=HashEmbedder().vector(stored.chunk.text).tolist(),
             )
             for id_, stored in before.items()

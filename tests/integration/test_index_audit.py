@@ -26,7 +26,8 @@ from agent_pipelines.indexing.store import CollectionSettings, Stored, StoreErro
 from agent_pipelines.state.engine import open_engine, write
 from agent_pipelines.state.tables import chunks
 from resources import weaviate_notes
-from resources.weaviate import WeaviateResource, WeaviateStore, _properties, _schema, _vector_index
+from resources.weaviate import WeaviateResource, WeaviateStore, _schema, _vector_index
+from resources.weaviate_objects import properties_of
 from tests.engine import (
     Crash,
     HashEmbedder,
@@ -260,7 +261,7 @@ def made_anew(index: Index, properties: list[Any], settings: CollectionSettings)
             DataObject(
                 uuid=s.chunk.id,
                 properties={
-                    k: v for k, v in _properties(s.chunk, s.fingerprint).items() if k in names
+                    k: v for k, v in properties_of(s.chunk, s.fingerprint).items() if k in names
                 },
                 vector=s.vector.tolist() if s.vector is not None else None,
             )
