@@ -19,7 +19,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
 from agent_pipelines.agents.answers import outcomes, read_answers
 from agent_pipelines.agents.loop import TRACE, Answer
@@ -110,23 +110,34 @@ def _write_rows(engine: Engine, batch_id: str, page: IO[str], packed: IO[str]) -
 def _conversations(
     engine: Engine, batch_id: str
 ) -> Iterator[tuple[Answer, Sequence[Mapping[str, Any]]]]:
-    """Each answer with its journal."""
-    query = (
-        select(messages.c.task_id, messages.c.message, messages.c.recorded_at)
-        .where(messages.c.batch_id == batch_id)
-        .order_by(messages.c.task_id, messages.c.ordinal)
-    )
+    """Each answer with its journal, which of one that a rerun has kept is in an earlier batch."""
     answered = read_answers(engine, batch_id)
     with engine.connect() as connection:
+        batch_ids = list(_with_earlier(connection, batch_id))
         while some := list(islice(answered, _AT_ONCE)):
-            ids = [answer.task_id for answer in some]
-            rows = connection.execute(query.where(messages.c.task_id.in_(ids)))
-            said = {
-                task_id: _messages(journal)
-                for task_id, journal in groupby(rows, key=lambda row: row.task_id)
-            }
+            said: dict[str, Sequence[Mapping[str, Any]]] = {}
+            for id_ in batch_ids:
+                ids = [answer.task_id for answer in some if answer.task_id not in said]
+                if not ids:
+                    break
+                query = (
+                    select(messages.c.task_id, messages.c.message, messages.c.recorded_at)
+                    .where(messages.c.batch_id == id_, messages.c.task_id.in_(ids))
+                    .order_by(messages.c.task_id, messages.c.ordinal)
+                )
+                journals = groupby(connection.execute(query), key=lambda row: row.task_id)
+                said |= {task_id: _messages(journal) for task_id, journal in journals}
             for answer in some:
                 yield answer, said.get(answer.task_id, ())
+
+
+def _with_earlier(connection: Connection, batch_id: str) -> Iterator[str]:
+    """The batch, and those whose failed rows it answered anew, newest first."""
+    earlier: str | None = batch_id
+    while earlier is not None:
+        yield earlier
+        query = select(batches.c.rerun_of).where(batches.c.batch_id == earlier)
+        earlier = connection.execute(query).scalar_one_or_none()
 
 
 def _messages(journalled: Iterable[Any]) -> Sequence[Mapping[str, Any]]:

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 
 from agent_pipelines.agents.targets import Targets
 from agent_pipelines.agents.tasks import Task
-from agent_pipelines.components import llm_checks, tool_checks
+from agent_pipelines.components import agent_trace, llm_checks, tool_checks
 from agent_pipelines.components.agent_run import Ended
 
 if TYPE_CHECKING:
@@ -148,6 +148,7 @@ def metadata(ended: Ended, engine: Engine, targets: Targets | None) -> dict[str,
         "sample": dg.MarkdownMetadataValue(
             _sample(list(islice(answers.rows(engine, report.batch_id), _SAMPLE)))
         ),
+        "trace": agent_trace.keep(engine, report.batch_id),
     }
 
 

@@ -1,13 +1,19 @@
 """The trace page of a batch of ten thousand, in a real browser."""
 
+import base64
+import json
+import shutil
+import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from sqlalchemy import Engine, insert
 
 from agent_pipelines.agents.trace_page import write_page
+from agent_pipelines.components import agent_trace
 from agent_pipelines.errors import UserError
 from agent_pipelines.state.engine import open_engine, write
 from agent_pipelines.state.tables import answers, batches, messages
@@ -97,6 +103,36 @@ def test_ten_thousand_rows_are_read_filtered_and_opened(engine: Engine, tmp_path
     assert seen["marked"] == f"[c1] Restart\nRestart the pod. {_HOSTILE}"
     assert seen["failed"] == f"100 of {_ROWS} answers"
     assert seen["markup"] == 0, "what a tool said became markup"
+
+
+def test_an_answer_that_a_rerun_has_kept_brings_its_conversation(
+    engine: Engine, tmp_path: Path
+) -> None:
+    again = {"batch_id": "b-2", "agent": "librarian", "state": "finished", "rerun_of": "b-1"}
+    with write(engine) as connection:
+        connection.execute(insert(batches).values(**again, started_at=_NOW, false_signals=[]))
+        connection.execute(insert(answers).values({**row(77), "batch_id": "b-2"}))
+    file = tmp_path / "trace.html"
+    assert write_page(engine, "b-2", file) == 1
+    (packed,) = json.loads(file.read_text().split('id="conversations">')[1].split("</script>")[0])
+    shown = json.loads(zlib.decompress(base64.b64decode(packed)))
+    assert [message["role"] for message in shown["messages"]] == [
+        *("system", "user", "assistant", "tool")
+    ]
+
+
+def test_pages_are_kept_as_long_as_their_batches(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENT_PIPELINES_STATE_DIR", str(tmp_path))
+    (tmp_path / "traces").mkdir()
+    (tmp_path / "traces" / "forgotten.html").touch()
+    assert agent_trace.keep(engine, "b-1") == dg.PathMetadataValue(tmp_path / "traces/b-1.html")
+    assert [page.name for page in (tmp_path / "traces").iterdir()] == ["b-1.html"]
+    shutil.rmtree(tmp_path / "traces")
+    (tmp_path / "traces").touch()
+    said = agent_trace.keep(engine, "b-1")
+    assert "agent-pipelines trace b-1" in str(said.value)
 
 
 def test_a_batch_that_is_not_there_or_a_file_that_cannot_be_written(
