@@ -1,4 +1,4 @@
-"""The command line: `agent-pipelines run | dev | sync | rollback | search | batch | status | …`.
+"""The command line: `agent-pipelines run | dev | sync | rollback | search | batch | api | …`.
 
 Belongs here: arguments, exit codes and what a program reads. Does not belong here: what a command
 does (`commands/`), or anything a Dagster run or a sensor would need too.
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from agent_pipelines.commands.api_arguments import HELP as API_HELP
 from agent_pipelines.commands.tool_arguments import HELP, NAME, STDIO, ToolsGroup
 from agent_pipelines.errors import UserError
 from agent_pipelines.settings import Settings
@@ -300,6 +301,28 @@ def answers(
         _print_json({"rows": count, "batches": ids, "output": str(output)})
     else:
         console.print(f"{count:,} rows of {', '.join(ids)} in {output}", highlight=False)
+
+
+@app.command(help=API_HELP)
+def api(
+    port: Annotated[int, typer.Option(help="Port of the API.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    probes_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Also serve /health, /ready and /metrics, in plain HTTP, on this port; with TLS "
+            "9090 where nothing is said."
+        ),
+    ] = None,
+    assets: Assets = None,
+) -> None:
+    """Answer tasks one at a time, over HTTP."""
+    from agent_pipelines.api.options import ApiOptions
+    from agent_pipelines.commands.api import serve_api
+
+    options = ApiOptions.from_environment(host=host, port=port, probes_port=probes_port)
+    with _session(assets) as session:
+        serve_api(session, options)
 
 
 @app.command()

@@ -21,7 +21,7 @@ import httpx2
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server import MCPServer
-from mcp.types import CallToolResult
+from mcp.types import CallToolResult, ToolAnnotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent_pipelines.toolservers import shell
@@ -36,7 +36,7 @@ def build() -> MCPServer:
     """Tools that answer, take their time, and fail in every way there is."""
     server = MCPServer("shelled", log_level="WARNING")
 
-    @server.tool()
+    @server.tool(annotations=ToolAnnotations(read_only_hint=True))
     async def echo(text: str) -> str:
         return text
 
@@ -71,9 +71,15 @@ class Running:
     """The process, its addresses and its words."""
 
     def __init__(
-        self, folder: Path, settings: dict[str, str], *, probes: bool, wait: bool = True
+        self,
+        folder: Path,
+        settings: dict[str, str],
+        *,
+        probes: bool,
+        wait: bool = True,
+        port: int | None = None,
     ) -> None:
-        self.port, self.probes_port = free_port(), free_port() if probes else None
+        self.port, self.probes_port = port or free_port(), free_port() if probes else None
         self._stderr = folder / "stderr"
         scheme = "https" if "TOOLS_TLS_CERT" in settings else "http"
         self.url = f"{scheme}://127.0.0.1:{self.port}/mcp"
@@ -135,11 +141,13 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, *, probes: bool = False, **settings: object) -> Iterator[Running]:
+def running(
+    folder: Path, *, probes: bool = False, port: int | None = None, **settings: object
+) -> Iterator[Running]:
     """The server with settings such as ``max_concurrent``, killed with the block."""
     folder.mkdir(parents=True, exist_ok=True)
     given = {f"TOOLS_{name.upper()}": str(value) for name, value in settings.items()}
-    server = Running(folder, given, probes=probes)
+    server = Running(folder, given, probes=probes, port=port)
     try:
         yield server
     finally:

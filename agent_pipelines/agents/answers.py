@@ -139,10 +139,8 @@ def work_of(
     rerun_of: str | None = None,
 ) -> Digest:
     """A digest of all that decides the answers but the tasks, which are to be added."""
-    # How many run at once changes no answer, nor does how much all may cost or how long they wait.
-    agent = spec.model_dump(mode="json", exclude={"concurrency", "batch_limits", "wait_minutes"})
     on = [snapshot.index, snapshot.sequence] if snapshot else None
-    head = [agent, model, on, sorted(false_signals), partition, rerun_of]
+    head = [spec.deciding, model, on, sorted(false_signals), partition, rerun_of]
     return Digest(json.dumps(head, sort_keys=True).encode())
 
 
@@ -257,6 +255,13 @@ def read_answers(engine: Engine, batch_id: str) -> Iterator[Answer]:
     with engine.connect().execution_options(stream_results=True) as connection:
         for row in connection.execute(query):
             yield _answer(row)
+
+
+def read_answer(connection: Connection, batch_id: str, task_id: str) -> Answer | None:
+    """The answer to one task; None while there is none."""
+    query = select(answers).where(answers.c.batch_id == batch_id, answers.c.task_id == task_id)
+    row = connection.execute(query).one_or_none()
+    return _answer(row) if row else None
 
 
 def rows(engine: Engine, batch_id: str) -> Iterator[tuple[Task, Answer, datetime]]:

@@ -31,8 +31,10 @@ class Recorded:
 def newest(
     engine: Engine, agent: str, *, partition: str | None = None, finished: bool = False
 ) -> Recorded | None:
-    """The newest batch of an agent, or of one partition of its tasks."""
-    query = _columns().where(batches.c.agent == agent)
+    """The newest batch of an agent, or of one partition of its tasks; of the API's there are many
+    at once.
+    """
+    query = _columns().where(batches.c.agent == agent, batches.c.tenant.is_(None))
     if partition is not None:
         query = query.where(batches.c.partition == partition)
     if finished:

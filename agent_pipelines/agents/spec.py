@@ -207,6 +207,14 @@ class AgentFields(BaseModel):
         return own | {"index": self.index} if self.reads_index(tool, server) else own
 
     @property
+    def deciding(self) -> dict[str, Any]:
+        """What decides an answer: not how many tasks run at once, how much all of them may cost, or
+        how long they wait.
+        """
+        batch = {"concurrency", "batch_limits", "wait_minutes"}
+        return self.model_dump(mode="json", exclude=batch)
+
+    @property
     def extensions(self) -> dict[str, Any]:
         """What a request carries beyond the OpenAI protocol; nothing where nothing is set."""
         if self.repetition_penalty is None:

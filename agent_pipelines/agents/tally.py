@@ -5,7 +5,7 @@ Belongs here: counts and durations of one worker. Does not belong here: what is 
 """
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -18,6 +18,9 @@ CallOutcome = Literal["ok", "error", "outage", "transport", "unavailable", "canc
 
 #: Upper bounds of the durations that are kept, in seconds; one of them is the target.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, math.inf)
+
+#: Durations of one tool that quantiles are taken of, the newest: a worker may serve for months.
+_KEPT = 10_000
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Tally:
 
     outcomes: Counter[tuple[str, str, CallOutcome]] = field(default_factory=Counter)
     """By server, tool and outcome."""
-    _seconds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    _seconds: dict[tuple[str, str], deque[float]] = field(default_factory=dict)
     _new: dict[Counted, Sum] = field(default_factory=dict)
 
     def count(
@@ -54,7 +57,7 @@ class Tally:
         self.outcomes[server, tool, outcome] += 1
         bound = None
         if seconds is not None:
-            self._seconds.setdefault((server, tool), []).append(seconds)
+            self._seconds.setdefault((server, tool), deque(maxlen=_KEPT)).append(seconds)
             bound = next(each for each in BOUNDS if seconds <= each)
         self._add(Counted(server, tool, outcome, bound), Sum(1, seconds or 0.0))
 
@@ -99,7 +102,7 @@ class Tally:
         return 1 - found["ok"] / calls if calls else 0.0
 
     def seconds(self, quantile: float) -> float:
-        """The duration that this share of all calls that were sent did not exceed."""
+        """The duration that this share of the calls that were sent did not exceed."""
         return _quantile(list(chain.from_iterable(self._seconds.values())), quantile)
 
     def tools(self) -> Iterable[tuple[str, str, Counter[CallOutcome], float, float]]:
@@ -109,7 +112,7 @@ class Tally:
             for (of_server, of_tool, outcome), number in self.outcomes.items():
                 if (of_server, of_tool) == (server, tool):
                     found[outcome] = number
-            seconds = self._seconds.get((server, tool), [])
+            seconds = list(self._seconds.get((server, tool), ()))
             yield server, tool, found, _quantile(seconds, 0.5), _quantile(seconds, 0.99)
 
 

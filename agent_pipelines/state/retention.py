@@ -72,7 +72,7 @@ def _ended(before: datetime, now: datetime) -> Select[tuple[str]]:
 
     One that was cut off has ended only when it cannot be continued any more: nobody is at it, and
     its tasks were not all staged, or its index has a newer snapshot, with which the same work is
-    another batch.
+    another batch. One of the API has ended with its day.
     """
     row, newer = batches.c, snapshots.c
     superseded = exists().where(newer.index_name == row.index_name, newer.sequence > row.sequence)
@@ -82,7 +82,7 @@ def _ended(before: datetime, now: datetime) -> Select[tuple[str]]:
     lost = or_(superseded, row.state == "opening")
     return select(row.batch_id).where(
         func.coalesce(row.finished_at, row.started_at) < before,
-        or_(row.state == "finished", and_(lost, ~held)),
+        or_(row.state == "finished", row.tenant.is_not(None), and_(lost, ~held)),
     )
 
 

@@ -242,7 +242,7 @@ batches = Table(
     Column("batch_id", String(64), primary_key=True),
     Column("agent", String(200), nullable=False, index=True),
     # opening: its tasks are being staged; running, finished, stopped; waiting: for what is down,
-    # to be started again by itself
+    # to be started again by itself; interactive: of the API
     Column("state", String(16), nullable=False),
     # a digest of what it is to do, by which it is found again; empty while it is opening
     Column("work", String(64)),
@@ -254,11 +254,14 @@ batches = Table(
     Column("partition", String(32), nullable=False, server_default=""),
     # the batch whose failed rows it answers anew; the journals of the others are there
     Column("rerun_of", String(64)),
+    # of an interactive one: whose tasks these are
+    Column("tenant", Text),
     Column("index_name", String(200)),
     Column("sequence", BigInteger),
     # names of the signals that were false when it started, under the `label` policy
     Column("false_signals", JSON, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
+    # of an interactive one: when its day ends
     Column("finished_at", UtcDateTime),
     # that its runs took, all together; what kill -9 cut off is not in it
     Column("seconds", Float, nullable=False, server_default="0"),

@@ -11,14 +11,14 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from agent_pipelines.toolservers.shell import gate, metrics, options
+from agent_pipelines.toolservers.shell import body, gate, metrics, options
 from tests.loopback import LoopbackServer
 from tests.processes import until
 
 
 async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
-    body = await Request(scope, receive).body()
-    await PlainTextResponse(body.decode())(scope, receive, send)
+    sent = await Request(scope, receive).body()
+    await PlainTextResponse(sent.decode())(scope, receive, send)
 
 
 class Gated(LoopbackServer):
@@ -58,7 +58,7 @@ def server() -> Iterator[Gated]:
 def test_who_sends_slowly_is_told_after_a_while_and_cut_off(
     server: Gated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "_BODY_SECONDS", 0.2)
+    monkeypatch.setattr(body, "SECONDS", 0.2)
     with closing(server.begin()) as slow, slow.makefile("rb") as answer:
         said = answer.read().decode()  # to its end: the connection is closed
     assert said.startswith("HTTP/1.1 408 ")

@@ -1,7 +1,7 @@
 """The server's certificate, and the newest one for every new connection.
 
 Belongs here: reading the files again when they have changed, and what is served while they cannot
-be read. Does not belong here: who may call (`gate.py`).
+be read. Does not belong here: who may call (`callers.py`).
 """
 
 import logging
@@ -24,11 +24,13 @@ _Stamp = tuple[tuple[int, int, int] | None, ...]
 class Certificates:
     """Looks at the files at each handshake and each scrape: no thread, no interval to wait for.
 
+    ``prefix`` is that of the variables that name them.
+
     Raises:
         UserError: the files cannot be used. Later on, the last ones that could stay in use.
     """
 
-    def __init__(self, files: TLS, registry: CollectorRegistry) -> None:
+    def __init__(self, files: TLS, registry: CollectorRegistry, *, prefix: str) -> None:
         self._files = files
         self._connection = _counted(
             Counter(
@@ -43,8 +45,8 @@ class Certificates:
         except (OSError, ValueError) as error:
             raise UserError(
                 f"TLS cannot be served with {self._named()}: {error}",
-                remedy="set TOOLS_TLS_CERT, TOOLS_TLS_KEY and TOOLS_TLS_CLIENT_CA to PEM files, "
-                "the key being the certificate's",
+                remedy=f"set {prefix}TLS_CERT, {prefix}TLS_KEY and {prefix}TLS_CLIENT_CA to PEM "
+                "files, the key being the certificate's",
             ) from error
         self._stale = False
         #: Serves whoever connects. What it holds itself is never used.

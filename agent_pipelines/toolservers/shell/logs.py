@@ -40,7 +40,8 @@ def to_stderr() -> None:
     handler.setFormatter(JsonLines())
     # In place of the handlers that the SDK has put there for a terminal.
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("agent_pipelines.toolservers").setLevel(logging.INFO)
+    for room in ("toolservers", "api"):
+        logging.getLogger(f"agent_pipelines.{room}").setLevel(logging.INFO)
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

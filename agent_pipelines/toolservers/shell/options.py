@@ -1,4 +1,4 @@
-"""What can be said about how a tool server is served, and where the environment says it.
+"""What can be said about how a server is served, and where the environment says it.
 
 Belongs here: every option of the shell, its default and its check. Does not belong here: what an
 option does, and the settings of a single server (`toolservers/<name>.py`).
@@ -6,7 +6,7 @@ option does, and the settings of a single server (`toolservers/<name>.py`).
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -35,6 +35,9 @@ class TLS:
 @dataclass(frozen=True)
 class Options:
     """How one server is served. ``port`` 0 and ``probes_port`` 0: one that is free."""
+
+    #: Of the variables that say it.
+    prefix: ClassVar[str] = "TOOLS_"
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -67,16 +70,24 @@ class Options:
         Raises:
             UserError: a variable has a value that cannot be used.
         """
-        found = _Settings()
+        return cls.of(Environment(), host=host, port=port, probes_port=probes_port)
+
+    @classmethod
+    def of(cls, found: "Environment", *, host: str, port: int, probes_port: int | None) -> Self:
+        """The command line's addresses and what was found in the environment.
+
+        Raises:
+            UserError: some of the TLS files are named, and not those that a server needs.
+        """
         given = found.model_dump(exclude={"tls_cert", "tls_key", "tls_client_ca"})
         return cls(host=host, port=port, probes_port=probes_port, tls=found.tls(), **given)
 
 
-class _Settings(BaseSettings):
+class Environment(BaseSettings):
     """One reading of the environment, by variables such as TOOLS_MAX_CONCURRENT."""
 
     model_config = SettingsConfigDict(
-        extra="ignore", frozen=True, env_prefix="TOOLS_", validate_default=False
+        extra="ignore", frozen=True, env_prefix=Options.prefix, validate_default=False
     )
 
     tls_cert: Path | None = None
@@ -96,7 +107,7 @@ class _Settings(BaseSettings):
     @classmethod
     def _file(cls, value: Any, info: ValidationInfo) -> Path:
         if not Path(value).is_file():
-            raise _wrong(info, value, "name a file that is there and can be read")
+            raise cls._wrong(info, value, "name a file that is there and can be read")
         return Path(value)
 
     @field_validator("allowed_hosts", "allowed_origins", mode="before")
@@ -106,7 +117,7 @@ class _Settings(BaseSettings):
         origins = info.field_name == "allowed_origins"
         if not names or any(("://" in name) is not origins for name in names):
             example = "https://console.example.com" if origins else "tools.agents.svc:8443,tools:*"
-            raise _wrong(info, value, f"write them with commas between, such as {example}")
+            raise cls._wrong(info, value, f"write them with commas between, such as {example}")
         return names
 
     @field_validator("max_request_bytes", "max_concurrent", mode="before")
@@ -117,7 +128,7 @@ class _Settings(BaseSettings):
         except ValueError:
             number = 0
         if number < 1:
-            raise _wrong(info, value, "use a whole number greater than 0")
+            raise cls._wrong(info, value, "use a whole number greater than 0")
         return number
 
     @field_validator("call_timeout_seconds", "drain_seconds", mode="before")
@@ -128,7 +139,7 @@ class _Settings(BaseSettings):
         except ValueError:
             seconds = 0.0
         if not 0 < seconds < float("inf"):
-            raise _wrong(info, value, "use a number of seconds greater than 0")
+            raise cls._wrong(info, value, "use a number of seconds greater than 0")
         return seconds
 
     def tls(self) -> TLS | None:
@@ -136,14 +147,19 @@ class _Settings(BaseSettings):
         if self.tls_cert and self.tls_key:
             return TLS(self.tls_cert, self.tls_key, self.tls_client_ca)
         if self.tls_cert or self.tls_key or self.tls_client_ca:
-            missing = "TOOLS_TLS_KEY" if self.tls_cert else "TOOLS_TLS_CERT"
+            missing = "TLS_KEY" if self.tls_cert else "TLS_CERT"
             raise UserError(
-                f"{missing} is not set, and other TLS files are",
+                f"{self._prefix()}{missing} is not set, and other TLS files are",
                 remedy="name the certificate and its key, or no TLS file at all",
             )
         return None
 
+    @classmethod
+    def _prefix(cls) -> str:
+        return cls.model_config.get("env_prefix", "")
 
-def _wrong(info: ValidationInfo, value: Any, remedy: str) -> UserError:
-    # Not a ValueError, which would reach a person as a traceback.
-    return UserError(f"TOOLS_{str(info.field_name).upper()} is {value!r}", remedy=remedy)
+    @classmethod
+    def _wrong(cls, info: ValidationInfo, value: Any, remedy: str) -> UserError:
+        # Not a ValueError, which would reach a person as a traceback.
+        variable = f"{cls._prefix()}{str(info.field_name).upper()}"
+        return UserError(f"{variable} is {value!r}", remedy=remedy)

@@ -1,4 +1,4 @@
-"""A tool server's process: its sockets, its signals and its end.
+"""A server's process: its sockets, its signals and its end.
 
 Belongs here: uvicorn, and how a drain goes. Does not belong here: what is served (`app.py`).
 """
@@ -9,12 +9,13 @@ import math
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import uvicorn
+from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
@@ -22,8 +23,8 @@ from agent_pipelines.listening import listen
 from agent_pipelines.toolservers.server import AnyServer, Readiness
 from agent_pipelines.toolservers.shell import logs, tracing
 from agent_pipelines.toolservers.shell.app import build_app
+from agent_pipelines.toolservers.shell.callers import PEER
 from agent_pipelines.toolservers.shell.certificates import Certificates, subject
-from agent_pipelines.toolservers.shell.gate import PEER
 from agent_pipelines.toolservers.shell.metrics import Metrics
 from agent_pipelines.toolservers.shell.options import Options
 
@@ -39,21 +40,59 @@ _GRACE_SECONDS = 5
 
 
 async def serve(server: AnyServer, *, ready: Readiness, options: Options) -> None:
-    """Serve until SIGTERM or SIGINT, then let calls in flight finish; a second one ends at once.
+    """Serve tools until SIGTERM or SIGINT, then let calls in flight finish; a second one ends at
+    once.
 
     Raises:
         UserError: an option cannot be used, or a port is taken; nothing listens then.
     """
     metrics = Metrics()
-    certificates = Certificates(options.tls, metrics.registry) if options.tls else None
-    drain = _Drain(options.drain_seconds)
+
+    def build(ready: Readiness) -> tuple[ASGIApp, ASGIApp]:
+        return build_app(server, ready=ready, options=options, metrics=metrics)
+
+    await serve_apps(
+        build, name=server.name, ready=ready, registry=metrics.registry, options=options
+    )
+
+
+async def _nothing_to_settle() -> None:
+    return
+
+
+async def serve_apps(
+    build: Callable[[Readiness], tuple[ASGIApp, ASGIApp]],
+    *,
+    name: str,
+    ready: Readiness,
+    registry: CollectorRegistry,
+    options: Options,
+    settle: Callable[[], Awaitable[None]] = _nothing_to_settle,
+) -> None:
+    """Serve an application, and its probes, as `serve` serves tools.
+
+    Args:
+        build: makes both, with what tells whether they are ready.
+        name: of the service, in traces.
+        ready: as long as no drain has begun.
+        registry: of the metrics.
+        options: how.
+        settle: what is done when a drain begins, while new connections are still taken.
+
+    Raises:
+        UserError: an option cannot be used, or a port is taken; nothing listens then.
+    """
+    certificates = (
+        Certificates(options.tls, registry, prefix=options.prefix) if options.tls else None
+    )
+    drain = _Drain(options.drain_seconds, settle)
 
     async def ready_to_start() -> str | None:
         return "draining" if drain.begun else await ready()
 
-    app, probes = build_app(server, ready=ready_to_start, options=options, metrics=metrics)
+    app, probes = build(ready_to_start)
     main = _Server(_config(app, options, certificates), drain)
-    with tracing.exported(server.name), _listen(options.host, options.port) as listener:
+    with tracing.exported(name), _listen(options.host, options.port) as listener:
         if options.second_port is None:
             logs.to_stderr()
             await main.serve(sockets=[listener])
@@ -73,8 +112,9 @@ async def serve(server: AnyServer, *, ready: Readiness, options: Options) -> Non
 class _Drain:
     """Begun by the first signal, and bounded whatever a call may do."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, settle: Callable[[], Awaitable[None]]) -> None:
         self._seconds = seconds
+        self.settle = settle
         self.begun = False
 
     def begin(self) -> None:
@@ -86,7 +126,7 @@ class _Drain:
 
 
 class _Server(uvicorn.Server):
-    """With no drain it leaves the signals to the server of the tools, which ends both."""
+    """With no drain it leaves the signals to the main server, which ends both."""
 
     def __init__(self, config: uvicorn.Config, drain: _Drain | None) -> None:
         super().__init__(config)
@@ -115,6 +155,7 @@ class _Server(uvicorn.Server):
         """Let what is in flight finish."""
         if self._drain is not None:
             _log.info("draining")
+            await self._drain.settle()
         await super().shutdown(sockets)
 
 
@@ -150,6 +191,6 @@ def _listen(host: str, port: int) -> socket.socket:
     return listen(
         host,
         port,
-        who="the tool server",
+        who="this server",
         remedy="name another with --host, --port and --probes-port",
     )

@@ -1,7 +1,7 @@
 """Who calls, by the bearer token that they send (RFC 6750).
 
 Belongs here: the file of tokens and comparing with it. Does not belong here: the answer to a
-caller who has none (`gate.py`).
+caller who has none (`callers.py`).
 """
 
 import hmac
@@ -16,20 +16,20 @@ _log = logging.getLogger(__name__)
 class Tokens:
     """The tokens of a file, read again when it changes: a new one works beside the old one.
 
-    A line is a token, or a caller's name, spaces and the token.
+    A line is a token, or a caller's name, spaces and the token. ``variable`` names the file.
 
     Raises:
         UserError: the file holds none or cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, variable: str) -> None:
         self._path = path
         self._changed = 0
         try:
             self._callers = self._read()
         except (OSError, ValueError) as error:
             raise UserError(
-                f"TOOLS_TOKEN_FILE {path} cannot be used: {error}",
+                f"{variable} {path} cannot be used: {error}",
                 remedy="write one token into it, or lines of a caller's name and a token",
             ) from error
 

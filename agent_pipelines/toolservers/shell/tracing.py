@@ -1,18 +1,35 @@
 """OpenTelemetry spans, where somebody collects them.
 
-Belongs here: sending them. Does not belong here: making them, which the SDK does for every request,
-joined to the trace of its `_meta`, or to the one that the gate read from its header.
+Belongs here: sending them, and joining the trace of a request's header. Does not belong here:
+making them, which the SDK does for every request, joined to the trace of its `_meta` or to that.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+
+from opentelemetry import context
+from opentelemetry.propagate import extract
 
 from agent_pipelines.errors import UserError
 
 #: OpenTelemetry's own variables; all others of its are read by its SDK too.
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+
+#: W3C Trace Context, where a proxy continues a trace.
+_TRACE = (b"traceparent", b"tracestate")
+
+
+@contextmanager
+def joined(headers: Mapping[bytes, bytes]) -> Iterator[None]:
+    """What is done while this lasts belongs to the trace that these headers continue."""
+    trace = {key.decode(): headers[key].decode("latin-1") for key in _TRACE if key in headers}
+    token = context.attach(extract(trace))
+    try:
+        yield
+    finally:
+        context.detach(token)
 
 
 @contextmanager
