@@ -8,7 +8,6 @@ from pathlib import Path
 import dagster as dg
 from sqlalchemy import Engine, select
 
-from agent_pipelines.agents.trace_page import write_page
 from agent_pipelines.errors import UserError
 from agent_pipelines.settings import Settings
 from agent_pipelines.state.tables import batches
@@ -20,6 +19,9 @@ def keep(engine: Engine, batch_id: str) -> dg.PathMetadataValue | dg.TextMetadat
     Returns:
         Where it is; or why it could not be written, which is no reason to fail a batch.
     """
+    # Imported here: definitions load without a model's client.
+    from agent_pipelines.agents.trace_page import write_page
+
     folder = Settings().state_dir / "traces"
     file = folder / f"{batch_id}.html"
     try:

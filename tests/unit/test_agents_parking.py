@@ -89,11 +89,13 @@ class Parkings(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """In the end everybody gets away, whatever does not answer."""
+        for row in self.running:
+            self.parking.ended(row)
         for _ in range(len(self.parking)):
             self.now += 200.0
-            row = self.parking.take()
-            assert row is not None
-            self.parking.ended(row)
+            taken = self.parking.take()
+            assert taken is not None
+            self.parking.ended(taken)
         assert not self.parking
         assert not self.parking.down
 
