@@ -118,7 +118,7 @@ def test_killed_at_any_instant(
     chance = random.Random(seed)
     tools = ("read", "refund")
     with ScriptedModel(script(tools, delay=0.05)) as model:
-        work = Work(f"sqlite:///{tmp_path}/state.db", model.base_url, server.url, 60, tools, 4)
+        work = Work(f"sqlite:///{tmp_path}/state.db", model.base_url, server.url, 60, tools, 2)
         finished = Finished(work.engine, model)
         for kills in itertools.count():
             child = runs.start(work)
