@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -236,10 +237,14 @@ def bench(
         )
         say("warming up")
         asyncio.run(batch(spec, some[:concurrency], at["url"], folder))
+        askers: list[Callable[[], Turn]] = [
+            lambda: asyncio.run(batch(spec, some, at["url"], folder)),
+            lambda: client(sent, weights, at["url"], concurrency, folder),
+        ]
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
-            turns.append(asyncio.run(batch(spec, some, at["url"], folder)))
-            turns.append(client(sent, weights, at["url"], concurrency, folder))
+            # First one, then the other is first: a machine does not keep its pace.
+            turns += [ask() for ask in (askers if number % 2 == 0 else reversed(askers))]
     rates = {
         who: mean(turn.rate for turn in turns if turn.who == who)
         for who in ("batch", "vllm bench serve")
