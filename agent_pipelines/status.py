@@ -256,7 +256,12 @@ async def _reached(server: ToolServerResource) -> tuple[bool | None, str]:
 
 
 def _error_share(instance: dg.DagsterInstance, answers: dg.AssetKey, server: str) -> float | None:
-    event = instance.get_latest_materialization_event(answers)
-    materialized = event.asset_materialization if event else None
-    said = (materialized.metadata if materialized else {}).get(tool_checks.error_share_of(server))
+    # A batch that waits, or whose budget is used up, has observed its answers, and not made them.
+    found = [
+        *instance.fetch_materializations(answers, limit=1).records,
+        *instance.fetch_observations(answers, limit=1).records,
+    ]
+    last = max(found, key=lambda record: record.timestamp, default=None)
+    event = last and (last.asset_materialization or last.event_log_entry.asset_observation)
+    said = (event.metadata if event else {}).get(tool_checks.error_share_of(server))
     return said.value if isinstance(said, dg.FloatMetadataValue) else None

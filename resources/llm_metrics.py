@@ -8,9 +8,9 @@ model, for a vLLM serves one, under one name or several. Names: vLLM's `v1/metri
 https://docs.vllm.ai/en/stable/usage/metrics/.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx2
 
@@ -19,6 +19,8 @@ from agent_pipelines.agents.served import Counters, Histogram, Reading
 
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample
+
+_Read = TypeVar("_Read")
 
 #: Seconds for an answer: a server that is busy answers, for this is not its engine's work.
 _TIMEOUT = 5.0
@@ -56,12 +58,12 @@ class VllmMetrics:
     async def load(self) -> Load | None:
         """How busy it is; None where it does not tell or does not answer."""
         text = await self._text()
-        return None if text is None else parsed_load(text)
+        return None if text is None else _or_none(parsed_load, text)
 
     async def read(self) -> Reading | None:
         """The load, and what it has done since it was started."""
         text = await self._text()
-        return None if text is None else parsed(text)
+        return None if text is None else _or_none(parsed, text)
 
     async def _text(self) -> str | None:
         try:
@@ -69,6 +71,14 @@ class VllmMetrics:
         except httpx2.HTTPError:
             return None
         return answer.text if answer.is_success else None
+
+
+def _or_none(parse: "Callable[[str], _Read | None]", text: str) -> "_Read | None":
+    """A line that is no metric, as of a gateway, says as little as no answer."""
+    try:
+        return parse(text)
+    except ValueError:
+        return None
 
 
 def parsed_load(text: str) -> Load | None:

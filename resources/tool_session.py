@@ -159,7 +159,10 @@ class OutageAsAnswer(httpx2.AsyncBaseTransport):
             said = f"HTTP {status}: {response.text[:200].strip()}"
             if status in _UNAUTHORISED:
                 said = f"{said}; set `token` or `token_file` to one that it accepts"
-            return _error(INVALID_PARAMS if status == _TOO_LARGE else CONNECTION_CLOSED, said)
+            code = INVALID_PARAMS if status == _TOO_LARGE else CONNECTION_CLOSED
+            # Refused at the door, before any tool was called.
+            refused = status in (*_UNAUTHORISED, 429)
+            return _error(code, said, _NOT_SENT if refused else None)
         return None
 
     async def aclose(self) -> None:

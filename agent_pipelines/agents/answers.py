@@ -22,7 +22,7 @@ from agent_pipelines.agents.staging import stage, unstage
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tasks.reading import Digest, distinct
 from agent_pipelines.errors import UserError
-from agent_pipelines.state.engine import write
+from agent_pipelines.state.engine import read, write
 from agent_pipelines.state.tables import answers, batches
 from agent_pipelines.state.tables import tasks as staged
 
@@ -116,6 +116,46 @@ def open_batch(
     return Batch(found[0], work.count, snapshot, labels, found[1])
 
 
+def resume(
+    engine: Engine,
+    spec: AgentSpec,
+    batch_id: str,
+    *,
+    model: str,
+    snapshot: Snapshot | None = None,
+    false_signals: Sequence[str] = (),
+    partition: str = "",
+) -> Batch | None:
+    """A batch that was cut off or has waited, with the tasks that it has; None where it is not this
+    agent's work any more.
+
+    It goes on with the snapshot that there is now: an index moves on while a batch waits for
+    something else, and each answer says what it rests on.
+    """
+    begun = select(batches).where(batches.c.batch_id == batch_id)
+    with read(engine) as connection:
+        row = connection.execute(begun).one_or_none()
+    if row is None:
+        return None
+    before = Snapshot(row.index_name, row.sequence) if row.index_name else None
+    labels = row.false_signals
+    work = work_of(spec, model, before, labels, partition, rerun_of=row.rerun_of)
+    for task in _staged(engine, batch_id):
+        work.add(task)
+    with write(engine) as connection:
+        found = reopen(connection, spec.name, work)
+    if found is None:
+        return None
+    return Batch(found[0], work.count, snapshot, tuple(false_signals), found[1])
+
+
+def _staged(engine: Engine, batch_id: str) -> Iterator[Task]:
+    query = select(staged.c.task_id, staged.c.inputs).where(staged.c.batch_id == batch_id)
+    with engine.connect().execution_options(stream_results=True) as connection:
+        for row in connection.execute(query):
+            yield Task(*row)
+
+
 def reopen(connection: Connection, agent: str, work: Digest) -> tuple[str, int] | None:
     """Go on with the unfinished batch of this work: its id, and how many answers it has."""
     found: str | None = connection.execute(
@@ -160,7 +200,7 @@ def unanswered(engine: Engine, batch_id: str, *, after: int, limit: int) -> Sequ
         .order_by(staged.c.ordinal)
         .limit(limit)
     )
-    with engine.connect() as connection:
+    with read(engine) as connection:
         return [Task(*row) for row in connection.execute(query)]
 
 
@@ -198,7 +238,10 @@ def stop_batch(engine: Engine, batch_id: str) -> None:
     """Mark a batch as cut off; the next one of the same work continues it."""
     with write(engine) as connection:
         connection.execute(
-            update(batches).where(batches.c.batch_id == batch_id).values(state="stopped")
+            update(batches)
+            # One that has ended meanwhile, or waits, has come further.
+            .where(batches.c.batch_id == batch_id, batches.c.state == "running")
+            .values(state="stopped")
         )
 
 
@@ -216,7 +259,7 @@ def record_answer(engine: Engine, batch: Batch, answer: Answer) -> None:
                 outcome=answer.outcome,
                 output=answer.output,
                 citations=[citation.as_json() for citation in answer.citations],
-                error=answer.error,
+                error=_storable(answer.error),
                 turns=answer.turns,
                 tool_calls=answer.tool_calls,
                 prompt_tokens=answer.prompt_tokens,
@@ -231,10 +274,17 @@ def record_answer(engine: Engine, batch: Batch, answer: Answer) -> None:
         )
 
 
+def _storable(text: str | None) -> str | None:
+    """Text of others as every database takes it: no half a surrogate pair, and no NUL."""
+    if text is None:
+        return None
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
 def count_tasks(engine: Engine, batch_id: str) -> int:
     """How many tasks a batch has."""
     query = select(batches.c.tasks).where(batches.c.batch_id == batch_id)
-    with engine.connect() as connection:
+    with read(engine) as connection:
         return int(connection.execute(query).scalar_one() or 0)
 
 
@@ -245,7 +295,7 @@ def outcomes(engine: Engine, batch_id: str) -> Counter[str]:
         .where(answers.c.batch_id == batch_id)
         .group_by(answers.c.outcome)
     )
-    with engine.connect() as connection:
+    with read(engine) as connection:
         return Counter(dict(connection.execute(query).all()))
 
 

@@ -26,6 +26,8 @@ from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import Toolbox, ToolSession
 from agent_pipelines.agents.watch import IndexTurnedFalseError, Watch
+from agent_pipelines.errors import UserError
+from agent_pipelines.state.leases import LeaseLostError
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +97,6 @@ async def run_batch(
     """
     started = time.perf_counter()
     prompt_tokens = completion_tokens = 0
-    stopped: str | None = None
     try:
         meter = Meter(
             spec.batch_limits, await asyncio.to_thread(waiting.spent, engine, batch.batch_id)
@@ -130,11 +131,12 @@ async def run_batch(
         ending = Ending("finished")
         try:
             ending = await dispatch.run(_Fresh(engine, batch.batch_id).next, keep)
-        except* _Stopped as cut_off:
-            stopped = str(cut_off.exceptions[0])
-        if stopped is not None:
-            # Outside, for it is one error for people and no group of them.
-            raise await _turned_false(spec, batch, engine, stopped)
+        except ExceptionGroup as group:
+            # One error for people, and no group of them.
+            first = next(filter(_is_told, group.exceptions), None)
+            if isinstance(first, _Stopped):
+                raise await _turned_false(spec, batch, engine, str(first)) from None
+            raise (first or group) from None
         resume_at = await asyncio.to_thread(
             _close, engine, batch.batch_id, ending, counts.total() > resumed
         )
@@ -193,6 +195,11 @@ def _close(engine: Engine, batch_id: str, ending: Ending, answered: bool) -> dat
     else:
         answers.finish_batch(engine, batch_id)
     return None
+
+
+def _is_told(error: Exception) -> bool:
+    """Whether it is one that says by itself what has ended the batch."""
+    return isinstance(error, _Stopped | UserError | LeaseLostError)
 
 
 class _Stopped(Exception):

@@ -35,6 +35,10 @@ _LOOK_EVERY = 1.0
 #: more: what it asks may be what the server cannot stand.
 _GIVEN_UP = 5
 
+#: Rows that are parked at once: each is held in memory, and has cost a turn of the model. While so
+#: many wait for a tool server no other row begins.
+_MOST_PARKED = 1_000
+
 #: The next row that has not begun; None once there is no other.
 Fresh = Callable[[], Awaitable[Task | None]]
 
@@ -130,7 +134,7 @@ class Dispatch:
             if left is not None and left <= 0:
                 what = max(down, key=lambda name: down[name])
                 return Ending("waiting", what, self._reasons[what])
-            free = self._at_work < self._concurrency.limit
+            free = self._at_work < self._concurrency.limit and not self._meter.used_up
             await self._wake(self._parking.due if free else None, left)
 
     async def _next(self, fresh: Fresh) -> _Row | None:
@@ -139,7 +143,7 @@ class Dispatch:
         if row := self._parking.take():
             return row
         # Each row needs the model first; one that needs no tool has no reason to wait for one.
-        if MODEL in self._parking.down:
+        if MODEL in self._parking.down or len(self._parking) >= _MOST_PARKED:
             return None
         task = await fresh()
         return None if task is None else _Row(task)
@@ -174,12 +178,12 @@ class Dispatch:
             if parked.answered:
                 self._heard(parked.what)
             self._doubt(row, parked)
-            if parked.what not in self._parking.down:
-                self._say(f"rows that need {parked.what} wait for it: {parked}")
             self._reasons[parked.what] = str(parked)
             if self._meter.used_up:
                 self._left_behind += 1
             else:
+                if parked.what not in self._parking.down:
+                    self._say(f"rows that need {parked.what} wait for it: {parked}")
                 self._parking.park(row, parked.what, parked.retry_after)
         finally:
             self._parking.ended(row)

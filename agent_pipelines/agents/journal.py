@@ -13,7 +13,7 @@ from sqlalchemy import Engine, insert, select
 
 from agent_pipelines.agents.loop import Record
 from agent_pipelines.agents.model import Message
-from agent_pipelines.state.engine import write
+from agent_pipelines.state.engine import read, write
 from agent_pipelines.state.tables import messages
 
 _Row = dict[str, Any]
@@ -40,7 +40,7 @@ class Journal:
             .where(messages.c.batch_id == self._batch_id, messages.c.task_id == task_id)
             .order_by(messages.c.ordinal)
         )
-        with self._engine.connect() as connection:
+        with read(self._engine) as connection:
             return list(connection.execute(query).scalars())
 
     def recorder(self, task_id: str, *, following: int) -> Record:

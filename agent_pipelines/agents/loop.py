@@ -356,9 +356,10 @@ class _Conversation:
             # They are about to be: from here on nobody knows.
             self.aside.unsent -= resent
             await self._note()
+        before = set(self.aside.results)
         results = await asyncio.gather(
             *(
-                self._result(
+                self._keep(
                     number,
                     calls[number],
                     admitted=number - done < room,
@@ -371,17 +372,21 @@ class _Conversation:
         )
         found: dict[int, Called] = {}
         down: dict[int, _Down] = {}
+        failure: BaseException | None = None
         for number, result in enumerate(results, start=done):
             if isinstance(result, Called):
                 found[number] = result
             elif isinstance(result, _Down):
                 down[number] = result
             else:
-                raise result
+                failure = failure or result
+        if failure is not None:
+            await self._note()  # what the others have brought is not lost with it
+            raise failure
         well = {
             self._server(calls[number])
             for number, called in found.items()
-            if called.sent and not called.unknown and number not in self.aside.results
+            if called.sent and not called.unknown and number not in before
         }
         unsent = {n for n, each in down.items() if isinstance(each.error, ToolNotSentError)}
         self.aside = Aside(dict(found), unsent)
@@ -399,6 +404,12 @@ class _Conversation:
     def _server(self, call: Call) -> str | None:
         tool = self.toolbox.get(call.tool)
         return tool.server if tool else None
+
+    async def _keep(self, number: int, call: Call, *, admitted: bool, interrupted: bool) -> Called:
+        """The same; known to the row from then on, should its time end before the others'."""
+        called = await self._result(number, call, admitted=admitted, interrupted=interrupted)
+        self.aside.results[number] = called
+        return called
 
     async def _result(
         self, number: int, call: Call, *, admitted: bool, interrupted: bool

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import openai
 from openai.types.chat import ChatCompletion
+from openai.types.chat.chat_completion import Choice
 
 from agent_pipelines.agents.served import ServerReader
 
@@ -103,9 +104,16 @@ class Model:
             )
         except openai.OpenAIError as error:
             raise _failure(error) from error
+        except ValueError as error:
+            raise _no_completion(str(error)) from error
+        if not isinstance(completion, ChatCompletion):
+            raise _no_completion(str(completion))
         if not completion.choices:
             raise ModelError("the model server answered without a choice")
         choice = completion.choices[0]
+        # The client makes its types of whatever came, and checks nothing.
+        if not isinstance(choice, Choice) or choice.message is None:
+            raise _no_completion(completion.to_json(indent=None))
         usage = completion.usage
         refused = choice.message.refusal
         if refused is None and choice.finish_reason == "content_filter":
@@ -119,8 +127,15 @@ class Model:
         )
 
 
+def _no_completion(said: str) -> ModelError:
+    """A success that is none: a gateway's page while it is down for maintenance, say."""
+    return ModelUnavailableError(
+        f"the model server answered with no chat completion: {said[:200]}", suspicion=2
+    )
+
+
 def _failure(error: openai.OpenAIError) -> ModelError:
-    said = f"{type(error).__name__}: {error}"
+    said = f"{type(error).__name__}: {str(error)[:500]}"
     if isinstance(error, openai.APIStatusError):
         status = error.status_code
         if status not in _OF_THE_SERVER and status < 500:
@@ -132,7 +147,10 @@ def _failure(error: openai.OpenAIError) -> ModelError:
     if isinstance(error, openai.APIConnectionError):
         # By name: which HTTP library the client stands on is its own affair.
         sent = type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout")
-        return ModelUnavailableError(said, suspicion=2 if sent else 0)
+        where, why = error.request.url.copy_with(query=None), error.__cause__ or "no reason"
+        return ModelUnavailableError(
+            f"{where}: {type(error).__name__}: {why}", suspicion=2 if sent else 0
+        )
     return ModelError(said)
 
 

@@ -5,14 +5,26 @@ Belongs here: opening such a batch. Does not belong here: running it, which is a
 
 The earlier batch stays as it was, its failed answers and all journals with it. The new one has all
 of its tasks, and its good answers with whatever was recorded of them, so that report, checks and
-export are of the whole; the failed rows are begun from nothing.
+export are of the whole; the failed rows are begun from nothing, but for those of which a call that
+may not be repeated has an unknown outcome: they stay as they are.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Engine, Insert, Table, insert, literal, select
+from sqlalchemy import (
+    ColumnElement,
+    Engine,
+    Insert,
+    String,
+    Table,
+    cast,
+    insert,
+    literal,
+    or_,
+    select,
+)
 
 from agent_pipelines.agents.answers import Batch, Snapshot, new_id, outcomes, reopen, work_of
 from agent_pipelines.agents.batches import newest
@@ -75,9 +87,16 @@ def rerun_failed(
                 )
             )
             connection.execute(_copied(staged, of, batch_id))
-            connection.execute(_copied(answers, of, batch_id, answers.c.outcome == "ok"))
-            found = batch_id, counts["ok"]
+            kept = connection.execute(_copied(answers, of, batch_id, _is_kept()))
+            found = batch_id, kept.rowcount
     return Batch(found[0], tasks, snapshot, tuple(false_signals), found[1])
+
+
+def _is_kept() -> ColumnElement[bool]:
+    """Good answers; and those after which nobody knows what a call that may not be repeated has
+    done, for to answer them anew is to repeat it."""
+    unknown = cast(answers.c.outcome_unknown, String).not_in(("[]", "null"))
+    return or_(answers.c.outcome == "ok", unknown)
 
 
 def _copied(table: Table, of: str, to: str, *conditions: ColumnElement[bool]) -> Insert:

@@ -126,9 +126,14 @@ def parsed(text: str) -> Any:
     if body.startswith("```"):
         body = body.removeprefix("```json").removeprefix("```").removesuffix("```")
     try:
-        return json.loads(body)
-    except json.JSONDecodeError:
+        # NaN and the infinities are no JSON; Python alone reads and writes them.
+        return json.loads(body, parse_constant=_no_json)
+    except ValueError:  # a whole number of thousands of digits, too
         return None
+
+
+def _no_json(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def problem(value: Any, output_schema: Mapping[str, Any], *, cites: bool) -> str | None:

@@ -211,4 +211,4 @@ def _packed(answer: Answer, said: Sequence[Mapping[str, Any]]) -> str:
 
 def _json(value: Any) -> str:
     """As it may stand within a script element, which the first `</` would end."""
-    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+    return json.dumps(value).replace("<", "\\u003c")

@@ -77,7 +77,7 @@ def wait(
         after = back_off(waits)
         connection.execute(
             update(batches)
-            .where(batches.c.batch_id == batch_id)
+            .where(batches.c.batch_id == batch_id, batches.c.state.in_(("running", "waiting")))
             .values(
                 state="waiting",
                 waits_for=what,
@@ -130,7 +130,6 @@ def claim(engine: Engine, batch: WaitingBatch) -> bool:
                 batches.c.resume_at == batch.resume_at,
             )
             .values(
-                waits=batch.waits + 1,
                 resume_from=now + after * _SOONEST,
                 resume_at=now + after,
             )

@@ -27,8 +27,17 @@ def write(engine: Engine, console: Console, batch: str | None, output: Path | No
     console.print(f"wrote {file.absolute()}: {answers:,} answers", highlight=False, soft_wrap=True)
 
 
+def _is_batch(engine: Engine, named: str) -> bool:
+    with engine.connect() as connection:
+        found = select(batches.c.batch_id).where(batches.c.batch_id == named)
+        return connection.execute(found).scalar_one_or_none() is not None
+
+
 def _batch(engine: Engine, named: str | None) -> str:
     latest = select(batches.c.batch_id).order_by(batches.c.started_at.desc()).limit(1)
+    if named is None or not _is_batch(engine, named):
+        # Single tasks, of the API's callers, are shown only where they are meant.
+        latest = latest.where(batches.c.state != "interactive")
     if named is not None:
         latest = latest.where((batches.c.batch_id == named) | (batches.c.agent == named))
     with engine.connect() as connection:

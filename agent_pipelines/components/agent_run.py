@@ -9,9 +9,10 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine
 
 from agent_pipelines.agents.admission import Admission, admit, go_on
 from agent_pipelines.agents.breaker import Breaker
@@ -38,6 +39,7 @@ from resources.tools import ToolServerResource
 from resources.weaviate import WeaviateResource
 
 if TYPE_CHECKING:
+    from agent_pipelines.agents.answers import Batch
     from agent_pipelines.agents.batch import BatchReport
 
 
@@ -163,12 +165,24 @@ class BatchRun:
             warnings=_warnings(),
         )
 
+    def _open(self, engine: Engine, tasks: Iterable[Task] | None, about: dict[str, Any]) -> "Batch":
+        """The batch that waited, what failed of the last one, or one of these tasks."""
+        from agent_pipelines.agents import answers
+        from agent_pipelines.agents.rerun import rerun_failed
+
+        if self.waiting is not None:
+            resumed = answers.resume(engine, self.spec, self.waiting, **about)
+            if resumed is not None:
+                return resumed
+        if tasks is None:
+            return rerun_failed(engine, self.spec, **about)
+        return answers.open_batch(engine, self.spec, tasks, **about)
+
     async def _run(
         self, tasks: Iterable[Task] | None, admitted: Admitted | None, lease: leases.Lease
     ) -> Ended:
         from agent_pipelines.agents import answers, waiting
         from agent_pipelines.agents.batch import run_batch
-        from agent_pipelines.agents.rerun import rerun_failed
         from agent_pipelines.agents.tool_records import recorded
         from agent_pipelines.agents.watch import Watch
 
@@ -185,18 +199,15 @@ class BatchRun:
                 await stack.enter_async_context(recorded(engine, self.spec.name, tally, breakers))
             with _may_be_down(MODEL):
                 model = await stack.enter_async_context(self.llm.open(self.log))
-            opened = rerun_failed if tasks is None else partial(answers.open_batch, tasks=tasks)
-            batch = await asyncio.to_thread(
-                opened,
-                engine,
-                self.spec,
-                model=model.name,
-                partition=self.partition,
-                snapshot=answers.Snapshot(admitted.snapshot.index, admitted.snapshot.sequence)
+            about: dict[str, Any] = {
+                "model": model.name,
+                "partition": self.partition,
+                "snapshot": answers.Snapshot(admitted.snapshot.index, admitted.snapshot.sequence)
                 if admitted
                 else None,
-                false_signals=admitted.admission.false_signals if admitted else (),
-            )
+                "false_signals": admitted.admission.false_signals if admitted else (),
+            }
+            batch = await asyncio.to_thread(self._open, engine, tasks, about)
             waiting.supersede(engine, batch.batch_id)
             waiting.remember(engine, batch.batch_id, self.resumption)
             name = f"{self.spec.name}: answering"

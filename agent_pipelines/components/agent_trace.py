@@ -12,6 +12,9 @@ from agent_pipelines.errors import UserError
 from agent_pipelines.settings import Settings
 from agent_pipelines.state.tables import batches
 
+#: Answers up to which a page is written unasked.
+_MOST = 20_000
+
 
 def keep(engine: Engine, batch_id: str) -> dg.PathMetadataValue | dg.TextMetadataValue:
     """Write the page of a batch, and remove those of batches that are on record no more.
@@ -20,10 +23,13 @@ def keep(engine: Engine, batch_id: str) -> dg.PathMetadataValue | dg.TextMetadat
         Where it is; or why it could not be written, which is no reason to fail a batch.
     """
     # Imported here: definitions load without a model's client.
+    from agent_pipelines.agents.answers import outcomes
     from agent_pipelines.agents.trace_page import write_page
 
     folder = Settings().state_dir / "traces"
     file = folder / f"{batch_id}.html"
+    if outcomes(engine, batch_id).total() > _MOST:
+        return dg.TextMetadataValue(f"`agent-pipelines trace {batch_id}` writes it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_page(engine, batch_id, file)

@@ -21,7 +21,7 @@ def specs(asset: dg.AssetKey) -> Iterator[dg.AssetCheckSpec]:
     yield dg.AssetCheckSpec(
         "tool_success",
         asset=asset,
-        description=f"more than {SUCCESS:.1%} of the tool calls brought a result",
+        description=f"at least {SUCCESS:.1%} of the tool calls brought a result",
     )
     yield dg.AssetCheckSpec(
         "tool_latency",
@@ -35,7 +35,7 @@ def results(tally: Tally) -> Iterator[dg.AssetCheckResult]:
     p50, p99 = tally.seconds(0.5), tally.seconds(0.99)
     yield dg.AssetCheckResult(
         check_name="tool_success",
-        passed=tally.success_rate > SUCCESS,
+        passed=tally.success_rate >= SUCCESS,
         severity=dg.AssetCheckSeverity.WARN,
         description=f"{tally.calls - tally.errors} of {tally.calls} calls brought a result",
         metadata={

@@ -123,7 +123,7 @@ def test_it_is_started_again_by_itself_and_goes_on_where_it_was(world: World) ->
         again = world.run(**request.tags)
         assert again.success
         assert "waits for orders" in completion(again).description
-        assert (world.batch().state, world.batch().waits) == ("waiting", 3)
+        assert (world.batch().state, world.batch().waits) == ("waiting", 2)
         pass_time(engine, timedelta(hours=1))
         world.server.start()
         (request,) = world.look().run_requests

@@ -185,7 +185,10 @@ def test_a_dead_server_is_no_silence(tmp_path: Path, server: OrdersServer) -> No
     assert "ConnectError" in status.observed
     (use,) = status.agents
     assert use.breaker == "open"
-    assert use.error_share == pytest.approx(7 / 11, abs=1e-4)
+    errors = counted[f"tool_call_errors_total{reads}"]
+    assert use.error_share == pytest.approx(
+        errors / (counted[f"tool_call_total{reads}"] + shown["outcome_ok"]), abs=1e-4
+    )
 
 
 def test_doctor_asks_a_tool_server_for_its_tools(

@@ -138,8 +138,8 @@ def test_pages_are_kept_as_long_as_their_batches(
 def test_a_batch_that_is_not_there_or_a_file_that_cannot_be_written(
     engine: Engine, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="no batch 'b-2'"):
-        write_page(engine, "b-2", tmp_path / "trace.html")
+    with pytest.raises(UserError, match="no batch 'b-9'"):
+        write_page(engine, "b-9", tmp_path / "trace.html")
     with pytest.raises(UserError, match="cannot be written"):
         write_page(engine, "b-1", tmp_path / "nowhere" / "trace.html")
     assert list(tmp_path.iterdir()) == []

@@ -15,9 +15,18 @@ from typing import Any
 import openai
 import pytest
 from sqlalchemy import Engine, select
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from agent_pipelines.agents import parking, waiting
-from agent_pipelines.agents.answers import open_batch, read_answers
+from agent_pipelines.agents.answers import (
+    Snapshot,
+    open_batch,
+    read_answers,
+    record_answer,
+    resume,
+)
 from agent_pipelines.agents.batch import BatchReport, run_batch
 from agent_pipelines.agents.loop import Answer, Parked, converse
 from agent_pipelines.agents.model import Message, Model, ModelError, ModelUnavailableError
@@ -34,6 +43,7 @@ from agent_pipelines.agents.tools import (
 from agent_pipelines.agents.waiting import WaitingBatch
 from agent_pipelines.state import tables
 from agent_pipelines.state.engine import open_engine
+from tests.loopback import LoopbackServer
 from tests.scripted_model import MODEL, Script, ScriptedModel, Turn, calls, says
 
 ANY = {"type": "object", "properties": {"order": {"type": "string"}}}
@@ -173,6 +183,19 @@ class TestConversation:
         assert answer.outcome_unknown == [{"tool": "refund", "arguments": {"order": "7"}}]
         assert 299.5 < answer.seconds < 310
 
+    def test_what_others_have_done_by_then_is_in_the_row(self) -> None:
+        class Hanging(Orders):
+            async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+                if name == "read":
+                    await asyncio.sleep(60)
+                return await super().call(name, arguments)
+
+        tools = Hanging()
+        answer = Talk([BOTH]).hold(tools, spent=299.5)
+        assert tools.done == ["refund"]
+        assert (answer.outcome, answer.tool_calls) == ("budget", 1)
+        assert answer.outcome_unknown == []
+
     def test_what_the_tool_itself_says_to_be_down_is_waited_for_where_that_is_safe(self) -> None:
         outage = ToolResult(True, "The database is down.", outage="database")
         with pytest.raises(Parked, match="database is down"):
@@ -200,6 +223,28 @@ def test_whose_fault_a_failed_request_is(status: int, suspicion: int | None) -> 
     assert len(server.requests) == 1
     unavailable = isinstance(failure.value, ModelUnavailableError)
     assert (failure.value.suspicion if unavailable else None) == suspicion  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("body", ["<html>Back soon.</html>", "[", "null", '{"choices": "x"}'])
+def test_a_success_that_is_no_completion_is_an_outage(body: str) -> None:
+    """A gateway's page while it is down for maintenance."""
+
+    class Page(LoopbackServer):
+        def routes(self) -> list[Route]:
+            return [Route("/v1/chat/completions", self.answer, methods=["POST"])]
+
+        async def answer(self, _request: Request) -> Response:
+            kind = "text/html" if body.startswith("<") else "application/json"
+            return Response(body, media_type=kind)
+
+    async def main(base_url: str) -> None:
+        async with openai.AsyncOpenAI(base_url=base_url, api_key="x") as client:
+            model = Model(client, MODEL).asking_once()
+            await model.reply([], temperature=0, completion_tokens=9, options={})
+
+    with Page() as server, pytest.raises(ModelUnavailableError) as failure:
+        asyncio.run(main(server.base_url))
+    assert failure.value.suspicion == 2
 
 
 # A batch
@@ -430,6 +475,21 @@ def test_a_waiting_batch_is_started_when_what_was_down_answers_or_to_see() -> No
     gaps = [waiting.back_off(waits) for waits in range(1, 9)]
     assert gaps == sorted(gaps)
     assert gaps[-1] == waiting.back_off(1_000_000) == timedelta(hours=1)
+
+
+def test_it_goes_on_though_its_index_has_moved_on_meanwhile(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'state.db'}")
+    spec, now = spec_of(), {"model": MODEL, "snapshot": Snapshot("docs", 2)}
+    begun = open_batch(engine, spec, tasks_of(3), model=MODEL, snapshot=Snapshot("docs", 1))
+    record_answer(engine, begun, Answer("t0", "ok"))
+    waiting.wait(engine, begun.batch_id, "orders", "it is down")
+    resumed = resume(engine, spec, begun.batch_id, **now)
+    assert resumed is not None
+    assert (resumed.batch_id, resumed.answered, resumed.tasks) == (begun.batch_id, 1, 3)
+    assert resumed.snapshot == Snapshot("docs", 2)
+    # Another agent than the one that began it answers otherwise.
+    assert resume(engine, spec_of(instructions="Guess."), begun.batch_id, **now) is None
+    assert resume(engine, spec, "no such batch", **now) is None
 
 
 def test_it_is_started_once_and_put_off_until_it_is_open_again(tmp_path: Path) -> None:
