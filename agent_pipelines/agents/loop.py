@@ -130,7 +130,7 @@ async def converse(
     Raises:
         Parked: something is down, and whoever asks is patient.
     """
-    conversation = Conversation(spec, task, model, toolbox, record, patient)
+    conversation = _kind(spec)(spec, task, model, toolbox, record, patient)
     for message in history:
         conversation.take(message)
     conversation.resumed = len(conversation.messages)
@@ -154,6 +154,14 @@ async def converse(
     except TimeoutError:
         late = f"not finished within its limit of {spec.limits.seconds:g} seconds"
         return conversation.answer("budget", started, error=late)
+
+
+def _kind(spec: AgentSpec) -> type["Conversation"]:
+    if spec.graph is None:
+        return Conversation
+    from agent_pipelines.agents.graph import GraphConversation  # builds on this module
+
+    return GraphConversation
 
 
 class Down(Exception):
