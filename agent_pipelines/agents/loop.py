@@ -65,7 +65,7 @@ class Answer:
     """Calls (tool, arguments) that were sent once, and nobody knows whether they took effect."""
 
 
-class _Ended(Exception):
+class Ended(Exception):
     """The conversation ends without an answer."""
 
     def __init__(self, outcome: Outcome, error: str) -> None:
@@ -130,7 +130,7 @@ async def converse(
     Raises:
         Parked: something is down, and whoever asks is patient.
     """
-    conversation = _Conversation(spec, task, model, toolbox, record, patient)
+    conversation = _kind(spec)(spec, task, model, toolbox, record, patient)
     for message in history:
         conversation.take(message)
     conversation.resumed = len(conversation.messages)
@@ -139,7 +139,7 @@ async def converse(
         async with asyncio.timeout(max(0.0, spec.limits.seconds - spent)):
             output, citations = await conversation.run()
         return conversation.answer("ok", started, output=output, citations=citations)
-    except _Ended as end:
+    except Ended as end:
         return conversation.answer(end.outcome, started, error=end.error)
     except ModelUnavailableError as error:
         if patient:
@@ -156,7 +156,15 @@ async def converse(
         return conversation.answer("budget", started, error=late)
 
 
-class _Down(Exception):
+def _kind(spec: AgentSpec) -> type["Conversation"]:
+    if spec.graph is None:
+        return Conversation
+    from agent_pipelines.agents.graph import GraphConversation  # builds on this module
+
+    return GraphConversation
+
+
+class Down(Exception):
     """A call that can be made later: its server is down."""
 
     def __init__(self, server: str, error: ToolTransportError) -> None:
@@ -170,7 +178,9 @@ def _named(call: Call) -> Mapping[str, Any]:
 
 
 @dataclass
-class _Conversation:
+class Conversation:
+    """One that is being held, by the model's own choice of tools and answers; see `converse`."""
+
     spec: AgentSpec
     task: Task
     model: Model
@@ -208,7 +218,7 @@ class _Conversation:
             return
         self.messages.append(message)
         if message["role"] == "assistant":
-            self.aside, self.under_way, self.brought = Aside(), {}, 0
+            self._begin_turn()
             self.turns += 1
             self.prompt_tokens += trace["prompt_tokens"]
             self.completion_tokens += trace["completion_tokens"]
@@ -227,11 +237,12 @@ class _Conversation:
                 self.failed.pop(trace.get("call"), None)
         self.corrected = self.corrected or trace.get("corrective", False)
 
+    def _begin_turn(self) -> None:
+        self.aside, self.under_way, self.brought = Aside(), {}, 0
+
     async def run(self) -> tuple[Any, Sequence[Citation]]:
-        if not self.messages:
-            await self._say({"role": "system", "content": self._system()})
-        if len(self.messages) == 1:
-            await self._say({"role": "user", "content": self.task.prompt})
+        """From where it is to its answer: the output, and what that rests on."""
+        await self._open()
         while True:
             asked = self._last_reply()
             if asked is None:
@@ -239,7 +250,7 @@ class _Conversation:
                 continue
             refusal = asked[TRACE].get("refusal")
             if refusal:
-                raise _Ended("refused", refusal)
+                raise Ended("refused", refusal)
             calls = self.mode.calls(asked)
             if calls:
                 await self._call(asked, calls)
@@ -278,6 +289,12 @@ class _Conversation:
             ],
         )
 
+    async def _open(self) -> None:
+        if not self.messages:
+            await self._say({"role": "system", "content": self._system()})
+        if len(self.messages) == 1:
+            await self._say({"role": "user", "content": self.task.prompt})
+
     def _system(self) -> str:
         return "\n\n".join(filter(None, (self.spec.instructions.strip(), self.mode.system())))
 
@@ -309,37 +326,51 @@ class _Conversation:
         )
         if must_call and not can_call:
             if self.last_tool_error:
-                raise _Ended("tool", self.last_tool_error)
-            raise _Ended("budget", "its limits are used up before a tool was consulted")
+                raise Ended("tool", self.last_tool_error)
+            raise Ended("budget", "its limits are used up before a tool was consulted")
         return Admitted(calls=can_call, answer=not must_call)
 
     # The model's turn
 
     async def _ask(self) -> None:
+        self._check_limits()
+        options = self.mode.options(self._admitted(), self.retrieved.refs)
+        asked = [{k: v for k, v in message.items() if k != TRACE} for message in self.messages]
+        await self._request(asked, options)
+
+    def _check_limits(self, asking: int = 0) -> None:
+        """Whether one more reply may be asked for, while so many others are being given."""
         limits = self.spec.limits
-        if self.turns >= limits.turns + self.corrected:
-            raise _Ended("budget", f"no answer within its limit of {limits.turns} turns")
+        if self.turns + asking >= limits.turns + self.corrected:
+            raise Ended("budget", f"no answer within its limit of {limits.turns} turns")
         spent = self.prompt_tokens + self.completion_tokens
         if limits.tokens is not None and spent >= limits.tokens:
-            raise _Ended("budget", f"no answer within its limit of {limits.tokens} tokens")
+            raise Ended("budget", f"no answer within its limit of {limits.tokens} tokens")
         for said in self.failed.values():
             if len(said) >= limits.same_failure:
-                raise _Ended("tool", f"the same call failed {len(said)} times: {said[-1]}")
-        options = self.mode.options(self._admitted(), self.retrieved.refs)
+                raise Ended("tool", f"the same call failed {len(said)} times: {said[-1]}")
+
+    async def _request(
+        self, messages: Sequence[Message], options: Mapping[str, Any], **noted: Any
+    ) -> Message:
+        """Ask for a reply, and keep it; ``noted`` goes into its trace."""
         reply = await self.model.reply(
-            [{k: v for k, v in message.items() if k != TRACE} for message in self.messages],
+            messages,
             temperature=self.spec.temperature,
-            completion_tokens=limits.completion_tokens,
+            completion_tokens=self.spec.limits.completion_tokens,
             options={**options, **self.spec.extensions},
         )
         trace: dict[str, Any] = {
             "prompt_tokens": reply.prompt_tokens,
             "completion_tokens": reply.completion_tokens,
             "seconds": round(reply.seconds, 4),
+            **noted,
         }
         if reply.refusal:
             trace["refusal"] = reply.refusal
-        await self._say({**reply.message, TRACE: trace})
+        message = {**reply.message, TRACE: trace}
+        await self._say(message)
+        return message
 
     # The tools' turn
 
@@ -371,12 +402,12 @@ class _Conversation:
             return_exceptions=True,
         )
         found: dict[int, Called] = {}
-        down: dict[int, _Down] = {}
+        down: dict[int, Down] = {}
         failure: BaseException | None = None
         for number, result in enumerate(results, start=done):
             if isinstance(result, Called):
                 found[number] = result
-            elif isinstance(result, _Down):
+            elif isinstance(result, Down):
                 down[number] = result
             else:
                 failure = failure or result
@@ -417,7 +448,7 @@ class _Conversation:
         """What a call led to.
 
         Raises:
-            _Down: it can be made later.
+            Down: it can be made later.
         """
         if number in self.aside.results:
             return self.aside.results[number]
@@ -438,19 +469,19 @@ class _Conversation:
             result = await self.toolbox.call(call.tool, call.arguments, self.task.inputs)
         except ToolNotSentError as error:
             self.under_way.pop(number, None)
-            raise _Down(tool.server, error) from error
+            raise Down(tool.server, error) from error
         except ToolTransportError as error:
             self.under_way.pop(number, None)
             if tool.repeatable:
-                raise _Down(tool.server, error) from error
+                raise Down(tool.server, error) from error
             return lost
         self.under_way.pop(number, None)
         if result.outage and tool.repeatable and self.patient:
             # The tool's own word that it can do nothing now, which would be the model's last.
-            raise _Down(tool.server, ToolTransportError(f"{result.outage} is down"))
+            raise Down(tool.server, ToolTransportError(f"{result.outage} is down"))
         return Called(result, sent=True)
 
-    def _give_way(self, down: _Down, well: Collection[str | None]) -> Never:
+    def _give_way(self, down: Down, well: Collection[str | None]) -> Never:
         """End here, where a call cannot be made now."""
         error = down.error
         if not self.patient:
@@ -466,7 +497,8 @@ class _Conversation:
     async def _note(self) -> None:
         await self.record({"role": NOTE, "content": "", TRACE: self.aside.note()})
 
-    async def _bring(self, call: Call, called: Called) -> None:
+    async def _bring(self, call: Call, called: Called, **noted: Any) -> Message:
+        """Keep the message that brings a result to the model; ``noted`` goes into its trace."""
         result = called.result
         known = len(self.retrieved.refs)
         characters = self.spec.limits.tool_result_characters
@@ -484,10 +516,13 @@ class _Conversation:
             "sent": called.sent,
             "is_error": result.is_error,
             "retrieved": self.retrieved.since(known),
+            **noted,
         }
         if called.unknown:
             trace["unknown"] = called.unknown
-        await self._say({**self.mode.result(call, text), TRACE: trace})
+        message = {**self.mode.result(call, text), TRACE: trace}
+        await self._say(message)
+        return message
 
     # The end
 
@@ -506,6 +541,6 @@ class _Conversation:
 
     async def _correct(self, wrong: str) -> None:
         if self.corrected:
-            raise _Ended("schema", wrong)
+            raise Ended("schema", wrong)
         text = f"Your reply was not accepted: {wrong}. Reply again."
         await self._say({"role": "user", "content": text, TRACE: {"corrective": True}})

@@ -4,6 +4,7 @@ Belongs here: fields, their meaning and their limits. Does not belong here: wher
 tools are (resources) or how its turns are put to the model (`modes.py`).
 """
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -19,7 +20,8 @@ from pydantic import (
 
 from agent_pipelines.agents.concurrency import DEFAULT
 from agent_pipelines.agents.schemas import check_output_schema, inlined
-from agent_pipelines.class_paths import class_at
+from agent_pipelines.class_paths import callable_at, class_at
+from agent_pipelines.errors import UserError
 
 #: The tool server that reads indexes; where nothing else is said, the one that runs here.
 SEARCH_SERVER = "search"
@@ -116,6 +118,12 @@ class AgentFields(BaseModel):
         description="Instead of output_schema: the path of a pydantic model, such as "
         "my_package.Answer. Its validators decide as well.",
     )
+    graph: str | None = Field(
+        default=None,
+        description="Instead of the loop: the path of a function, such as my_package.build, that "
+        "is called with a LangChain chat model and the list of tools, and returns a compiled "
+        "LangGraph graph whose state has `messages`. Needs the extra `langgraph`.",
+    )
     limits: Limits = Limits()
     temperature: float = Field(default=0.0, ge=0, le=2)
     repetition_penalty: float | None = Field(
@@ -160,6 +168,18 @@ class AgentFields(BaseModel):
     def _output_schema_is_usable(cls, schema: dict[str, Any]) -> dict[str, Any]:
         return check_output_schema(schema)
 
+    @field_validator("graph")
+    @classmethod
+    def _graph_is_there(cls, path: str | None) -> str | None:
+        if path is not None:
+            if importlib.util.find_spec("langgraph") is None:
+                raise UserError(
+                    f"graph {path!r} needs LangGraph, which is not installed",
+                    remedy="install it with `uv sync --extra langgraph`",
+                )
+            callable_at(path, field="graph")
+        return path
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         for field, names in (("tools", self.tools), ("tool_servers", self.tool_servers)):
@@ -172,6 +192,8 @@ class AgentFields(BaseModel):
         only = len(self.tool_servers) == 1
         if self.index is None and only and any(map(self.reads_index, self.tools)):
             raise ValueError("tools has search or fetch, so index must name the index they read")
+        if self.graph and self.tool_calls != "native":
+            raise ValueError("a graph calls tools natively: leave tool_calls out")
         if self.must_consult and not self.tools:
             raise ValueError("must_consult needs at least one tool in tools")
         if self.consults and (self.limits.turns < 2 or self.limits.tool_calls < 1):
