@@ -390,7 +390,7 @@ def test_killed_or_drained_it_leaves_what_can_be_resumed(
     assets = write_assets(tmp_path, tools.url)
     file = tmp_path / "file"
     question = f"wait {file}"
-    with serving(tmp_path / "api", assets, model.base_url, drain_seconds=2) as api:
+    with serving(tmp_path / "api", assets, model.base_url, drain_seconds=6) as api:
         with api.client() as http, watching(http, question, task_id="killed") as told:
             while next(told)[0] != "tool_call":
                 pass
