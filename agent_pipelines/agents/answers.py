@@ -15,8 +15,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, delete, exists, func, insert, select, update
 
+from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.citations import Citation
-from agent_pipelines.agents.loop import Answer
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.staging import stage, unstage
 from agent_pipelines.agents.tasks import Task

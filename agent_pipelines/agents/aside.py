@@ -1,7 +1,7 @@
 """What is known of the calls of one turn before each of them has its result.
 
 Belongs here: the note in the journal that keeps it. Does not belong here: making the calls
-(`loop.py`).
+(`conversation.py`).
 
 The results of a turn are journalled in the order of its calls. Where one of them cannot be made
 now, the others wait with it: what they brought is set aside, so that none is made twice, and a

@@ -1,7 +1,7 @@
 """A batch: many tasks, one agent, every row accounted for.
 
 Belongs here: opening what a batch runs on, its end and the report. Does not belong here: which row
-runs when (`dispatch.py`), one conversation (`loop.py`), or whether the batch may start
+runs when (`dispatch.py`), one conversation (`conversation.py`), or whether the batch may start
 (`admission.py`).
 """
 
@@ -16,11 +16,11 @@ from datetime import datetime
 from sqlalchemy import Engine
 
 from agent_pipelines.agents import answers, waiting
+from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.answers import Batch
 from agent_pipelines.agents.budget import Meter, MeteredModel, MeteredSession
 from agent_pipelines.agents.dispatch import Dispatch, Ending
 from agent_pipelines.agents.journal import Journal
-from agent_pipelines.agents.loop import Answer
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task

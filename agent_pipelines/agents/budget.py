@@ -1,7 +1,7 @@
 """What a batch may spend, over all the runs it takes.
 
 Belongs here: counting, and refusing what would go beyond it. Does not belong here: the limits of
-one task (`loop.py`), or what becomes of a batch whose budget is used up (`batch.py`).
+one task (`conversation.py`), or what becomes of a batch whose budget is used up (`batch.py`).
 """
 
 import time

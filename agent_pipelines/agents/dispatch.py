@@ -1,7 +1,7 @@
 """Which row of a batch runs next, how many run at once, and when none can go on.
 
 Belongs here: rows at work, parked rows, rows that are given up. Does not belong here: opening and
-closing the batch (`batch.py`), or one conversation (`loop.py`).
+closing the batch (`batch.py`), or one conversation (`conversation.py`).
 """
 
 import asyncio
@@ -14,11 +14,13 @@ from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.budget import Meter
 from agent_pipelines.agents.concurrency import Concurrency
+from agent_pipelines.agents.conversation import TRACE, Parked
 from agent_pipelines.agents.journal import Journal
 from agent_pipelines.agents.load import LoadReader
-from agent_pipelines.agents.loop import TRACE, Answer, Parked, converse
+from agent_pipelines.agents.loop import converse
 from agent_pipelines.agents.model import Message, Model
 from agent_pipelines.agents.parking import MODEL, Parking
 from agent_pipelines.agents.spec import AgentSpec

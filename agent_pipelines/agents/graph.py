@@ -1,7 +1,8 @@
 """A user's LangGraph graph in the place of the loop.
 
 Belongs here: what the graph asks for, done within the agent's limits and journal; its answer. Does
-not belong here: LangChain's interfaces (`langchain_parts.py`), or the loop, which is `loop.py`.
+not belong here: LangChain's interfaces (`langchain_parts.py`), or the turns of an agent without a
+graph (`conversation.py`).
 
 A graph holds its state in memory, so it is run from its start whenever its conversation is held
 again. Whatever it asks for that the journal has the outcome of, it is given from there: no reply is
@@ -23,7 +24,7 @@ from pydantic import BaseModel
 
 from agent_pipelines.agents.aside import NOTE
 from agent_pipelines.agents.citations import Citation
-from agent_pipelines.agents.loop import TRACE, Conversation, Down, Ended
+from agent_pipelines.agents.conversation import TRACE, Conversation, Down, Ended
 from agent_pipelines.agents.model import Message
 from agent_pipelines.agents.modes import Admitted, Call
 from agent_pipelines.class_paths import callable_at

@@ -1,7 +1,7 @@
 """The journal: every finished message of every conversation of a batch, in order.
 
 Belongs here: appending to and reading from the `messages` table. Does not belong here: what a
-message means (`loop.py`).
+message means (`conversation.py`).
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Engine, insert, select
 
-from agent_pipelines.agents.loop import Record
+from agent_pipelines.agents.conversation import Record
 from agent_pipelines.agents.model import Message
 from agent_pipelines.state.engine import read, write
 from agent_pipelines.state.tables import messages

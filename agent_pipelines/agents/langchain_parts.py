@@ -20,7 +20,7 @@ from langchain_core.tools import BaseTool, ToolException
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
-from agent_pipelines.agents.loop import TRACE
+from agent_pipelines.agents.conversation import TRACE
 from agent_pipelines.agents.model import Message
 from agent_pipelines.agents.modes import Call
 from agent_pipelines.agents.tools import Tool

@@ -2,7 +2,7 @@
 server's.
 
 Belongs here: chat completions through the openai client. Does not belong here: what to ask
-(`modes.py`, `loop.py`) or where the server is (`resources/llm.py`).
+(`modes.py`, `conversation.py`) or where the server is (`resources/llm.py`).
 """
 
 import math

@@ -1,7 +1,7 @@
 """The two ways to put an agent's turns to a model: native tool calls, or a grammar.
 
 Belongs here: what a mode sends and how it reads a reply. Does not belong here: which turns are
-admitted, or what a call or an answer leads to (`loop.py`).
+admitted, or what a call or an answer leads to (`conversation.py`).
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Rows that wait for what is down, and when one of them may try whether it is back.
 
 Belongs here: whose turn it is, over a clock that is handed in. Does not belong here: how it shows
-that something is down (`loop.py`), or running rows (`batch.py`).
+that something is down (`conversation.py`), or running rows (`batch.py`).
 
 Of all that wait for one thing, one row at a time tries; once that thing has answered anybody, all
 of them may go on.

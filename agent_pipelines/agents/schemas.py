@@ -1,7 +1,7 @@
 """JSON Schemas as a grammar can follow them: what one turn of a conversation may contain.
 
 Belongs here: pure functions from schema to schema, and validation against one. Does not belong
-here: which turn is which (`loop.py`).
+here: which turn is which (`conversation.py`).
 
 Kept to what structured outputs of vLLM (xgrammar) follow: object, array, enum, anyOf, lengths.
 """

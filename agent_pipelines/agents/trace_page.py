@@ -21,9 +21,10 @@ from typing import IO, Any
 
 from sqlalchemy import Connection, Engine, select
 
+from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.answers import outcomes, read_answers
 from agent_pipelines.agents.aside import NOTE
-from agent_pipelines.agents.loop import TRACE, Answer
+from agent_pipelines.agents.conversation import TRACE
 from agent_pipelines.errors import UserError
 from agent_pipelines.state.tables import batches, messages
 

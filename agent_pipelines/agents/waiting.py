@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Engine, and_, exists, func, select, update
 
 from agent_pipelines.agents.budget import Spent
-from agent_pipelines.agents.loop import TRACE
+from agent_pipelines.agents.conversation import TRACE
 from agent_pipelines.state.engine import read, write
 from agent_pipelines.state.tables import answers, batches, messages
 

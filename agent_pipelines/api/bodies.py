@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from agent_pipelines.agents.loop import Answer, Outcome
+from agent_pipelines.agents.answer import Answer, Outcome
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task, task_from
 from agent_pipelines.api.problems import Problem

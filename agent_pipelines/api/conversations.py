@@ -17,9 +17,10 @@ from opentelemetry import trace
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.answers import Batch, Snapshot, record_answer
 from agent_pipelines.agents.journal import Journal
-from agent_pipelines.agents.loop import Answer, converse
+from agent_pipelines.agents.loop import converse
 from agent_pipelines.agents.model import Message
 from agent_pipelines.agents.modes import mode_of
 from agent_pipelines.agents.tasks import Task

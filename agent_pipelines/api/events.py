@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from fastapi.sse import format_sse_event
 
-from agent_pipelines.agents.loop import TRACE
+from agent_pipelines.agents.conversation import TRACE
 from agent_pipelines.agents.model import Message
 from agent_pipelines.agents.modes import Mode
 

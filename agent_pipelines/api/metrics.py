@@ -8,7 +8,7 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from agent_pipelines.agents.loop import Answer, Outcome
+from agent_pipelines.agents.answer import Answer, Outcome
 from agent_pipelines.api.admission import Places
 
 _SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)

@@ -19,8 +19,8 @@ from agent_pipelines.components import agent_trace, llm_checks, tool_checks
 from agent_pipelines.components.agent_run import Ended
 
 if TYPE_CHECKING:
+    from agent_pipelines.agents.answer import Answer
     from agent_pipelines.agents.batch import BatchReport
-    from agent_pipelines.agents.loop import Answer
 
 #: The share of tasks that must end well for a batch to pass its check.
 COMPLETION = 0.95

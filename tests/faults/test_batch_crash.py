@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.answers import read_answers
-from agent_pipelines.agents.loop import Answer
 from agent_pipelines.state import tables
 from tests.batches import Batches, Death, Finished, Work, batches, script
 from tests.orders_server import OrdersServer, orders

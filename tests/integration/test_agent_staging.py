@@ -19,10 +19,10 @@ from pydantic import TypeAdapter
 from sqlalchemy import Engine, create_engine, func, insert, select, text
 
 from agent_pipelines.agents import answers
+from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.answers import open_batch, unanswered
 from agent_pipelines.agents.batches import named
 from agent_pipelines.agents.export import export
-from agent_pipelines.agents.loop import Answer
 from agent_pipelines.agents.rerun import rerun_failed
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task

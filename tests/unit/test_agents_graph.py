@@ -15,9 +15,11 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import RetryPolicy, interrupt
 from pydantic import BaseModel, ValidationError
 
+from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.answers import open_batch, read_answers
 from agent_pipelines.agents.batch import run_batch
-from agent_pipelines.agents.loop import Answer, Parked, converse
+from agent_pipelines.agents.conversation import Parked
+from agent_pipelines.agents.loop import converse
 from agent_pipelines.agents.model import Message, Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task

@@ -9,8 +9,10 @@ from typing import Any
 import openai
 import pytest
 
+from agent_pipelines.agents.answer import Answer
+from agent_pipelines.agents.conversation import TRACE
 from agent_pipelines.agents.guard import ToolServers
-from agent_pipelines.agents.loop import TRACE, Answer, converse
+from agent_pipelines.agents.loop import converse
 from agent_pipelines.agents.model import Message, Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agent_pipelines.agents import parking, waiting
+from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.answers import (
     Snapshot,
     open_batch,
@@ -28,7 +29,8 @@ from agent_pipelines.agents.answers import (
     resume,
 )
 from agent_pipelines.agents.batch import BatchReport, run_batch
-from agent_pipelines.agents.loop import Answer, Parked, converse
+from agent_pipelines.agents.conversation import Parked
+from agent_pipelines.agents.loop import converse
 from agent_pipelines.agents.model import Message, Model, ModelError, ModelUnavailableError
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task

@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import Engine
 
 from agent_pipelines.agents import answers
+from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.answers import Batch, open_batch, read_answers
 from agent_pipelines.agents.batch import BatchReport, run_batch
 from agent_pipelines.agents.batches import newest, newest_of_all_partitions
-from agent_pipelines.agents.loop import Answer
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.rerun import rerun_failed
 from agent_pipelines.agents.spec import AgentSpec

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from sqlalchemy import Engine
 
 from agent_pipelines.agents import answers
+from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.batches import Recorded
-from agent_pipelines.agents.loop import Answer
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.errors import UserError
 

@@ -1,0 +1,35 @@
+"""What comes of one task, whatever happened.
+
+Belongs here: an answer, and how its end is classed. Does not belong here: coming to it
+(`conversation.py`), or keeping it (`answers.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agent_pipelines.agents.citations import Citation
+
+Outcome = Literal["ok", "model", "tool", "transport", "budget", "schema", "refused"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The result of one task. Whatever happened, there is one."""
+
+    task_id: str
+    outcome: Outcome
+    output: Any = None
+    citations: Sequence[Citation] = ()
+    error: str | None = None
+    turns: int = 0
+    tool_calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    sequence: int | None = None
+    """The snapshot it rests on, where it retrieved anything."""
+    false_signals: Sequence[str] = ()
+    """Signals of the index that were not true when it was given."""
+    outcome_unknown: Sequence[Mapping[str, Any]] = ()
+    """Calls (tool, arguments) that were sent once, and nobody knows whether they took effect."""
