@@ -634,8 +634,13 @@ def test_a_real_pod_that_crashes_is_unhealthy_with_the_reason_and_its_log(crashi
     assert (pod["phase"], pod["health"], pod["ready"]) == ("Running", "unhealthy", "0/1")
     assert pod["restarts"] >= 1
     assert pod["containers"][0]["last_end"]["exit_code"] == 3
-    log = answer("pod_logs", namespace=_SHOP, pod=crashing, previous=True)
-    assert log["text"] == "starting\nno such table: orders\n"
+
+    def told() -> bool:
+        # A container that kubelet is just replacing has no log for a moment, and kubelet says so.
+        log: str = answer("pod_logs", namespace=_SHOP, pod=crashing, previous=True)["text"]
+        return log == "starting\nno such table: orders\n"
+
+    until(told, 60, "the log of the container before")
     found = answer("list_events", namespace=_SHOP, about=crashing, warnings_only=True)["events"]
     assert "BackOff" in [event["reason"] for event in found]
 
