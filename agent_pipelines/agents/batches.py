@@ -29,12 +29,14 @@ class Recorded:
 
 
 def newest(
-    engine: Engine, agent: str, *, partition: str | None = None, finished: bool = False
+    engine: Engine, agent: str | None, *, partition: str | None = None, finished: bool = False
 ) -> Recorded | None:
-    """The newest batch of an agent, or of one partition of its tasks; of the API's there are many
-    at once.
+    """The newest batch of an agent, or of one partition of its tasks, or (None) of all agents; of
+    the API's there are many at once.
     """
-    query = _columns().where(batches.c.agent == agent, batches.c.tenant.is_(None))
+    query = _columns().where(batches.c.tenant.is_(None))
+    if agent is not None:
+        query = query.where(batches.c.agent == agent)
     if partition is not None:
         query = query.where(batches.c.partition == partition)
     if finished:

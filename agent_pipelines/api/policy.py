@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from agent_pipelines.agents.admission import Admission, SignalState, admit, go_on
 from agent_pipelines.agents.answers import Snapshot
 from agent_pipelines.health.readers import not_true
-from agent_pipelines.health.signals import catalogue
+from agent_pipelines.health.signals import catalogue, warnings
 from agent_pipelines.indexing.live import latest
 from agent_pipelines.indexing.search import Doubt
 
@@ -54,7 +54,7 @@ class IndexPolicy:
         readings: list[tuple[str, SignalState]] = [
             (signal.name, doubts.get(signal.name, "true")) for signal in catalogue()
         ]
-        admission = admit(self._policy, readings, warnings=_warnings())
+        admission = admit(self._policy, readings, warnings=warnings())
         return Snapshot(snapshot.index, snapshot.sequence), admission
 
     def end(self) -> Admission:
@@ -66,12 +66,8 @@ class IndexPolicy:
         return go_on(
             self._policy,
             [(doubt.signal, doubt.state, doubt.reason) for doubt in self._doubts()],
-            warnings=_warnings(),
+            warnings=warnings(),
         )
 
     def _doubts(self) -> Sequence[Doubt]:
         return not_true(self._engine, self.index, audit_every=self._audit_every)
-
-
-def _warnings() -> Sequence[str]:
-    return [signal.name for signal in catalogue() if signal.severity == "warn"]

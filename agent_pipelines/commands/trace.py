@@ -7,11 +7,11 @@ Belongs here: which batch is meant, and where its page goes. Does not belong her
 from pathlib import Path
 
 from rich.console import Console
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 
+from agent_pipelines.agents.batches import named, newest
 from agent_pipelines.agents.trace_page import write_page
 from agent_pipelines.errors import UserError
-from agent_pipelines.state.tables import batches
 
 
 def write(engine: Engine, console: Console, batch: str | None, output: Path | None) -> None:
@@ -27,26 +27,13 @@ def write(engine: Engine, console: Console, batch: str | None, output: Path | No
     console.print(f"wrote {file.absolute()}: {answers:,} answers", highlight=False, soft_wrap=True)
 
 
-def _is_batch(engine: Engine, named: str) -> bool:
-    with engine.connect() as connection:
-        found = select(batches.c.batch_id).where(batches.c.batch_id == named)
-        return connection.execute(found).scalar_one_or_none() is not None
-
-
-def _batch(engine: Engine, named: str | None) -> str:
-    latest = select(batches.c.batch_id).order_by(batches.c.started_at.desc()).limit(1)
-    if named is None or not _is_batch(engine, named):
-        # Single tasks, of the API's callers, are shown only where they are meant.
-        latest = latest.where(batches.c.state != "interactive")
-    if named is not None:
-        latest = latest.where((batches.c.batch_id == named) | (batches.c.agent == named))
-    with engine.connect() as connection:
-        found = connection.execute(latest).scalar_one_or_none()
+def _batch(engine: Engine, batch: str | None) -> str:
+    found = (named(engine, batch) if batch else None) or newest(engine, batch)
     if found is None:
         raise UserError(
-            f"there is no batch or agent {named!r} that has answers"
-            if named
+            f"there is no batch or agent {batch!r} that has answers"
+            if batch
             else "no agent has worked yet",
             remedy="start one with `agent-pipelines batch AGENT`",
         )
-    return str(found)
+    return found.batch_id

@@ -6,7 +6,7 @@ belong here: which definitions an agent becomes (`agent.py`), how the report rea
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from agent_pipelines.components.configured_index import ConfiguredIndex
 from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.health.evaluate import evaluate, tick
 from agent_pipelines.health.readers import not_true
-from agent_pipelines.health.signals import catalogue
+from agent_pipelines.health.signals import catalogue, warnings
 from agent_pipelines.health.view import View
 from agent_pipelines.indexing.live import Snapshot, latest
 from agent_pipelines.progress import progress_or_log
@@ -137,7 +137,7 @@ class BatchRun:
         admission = admit(
             self.spec.on_stale_index,
             [(signal.name, reading.state.value) for signal, reading in readings.items()],
-            warnings=_warnings(),
+            warnings=warnings(),
         )
         if snapshot is None or not admission.allowed:
             raise UserError(
@@ -162,7 +162,7 @@ class BatchRun:
         return go_on(
             self.spec.on_stale_index,
             [(doubt.signal, doubt.state, doubt.reason) for doubt in doubts],
-            warnings=_warnings(),
+            warnings=warnings(),
         )
 
     def _open(self, engine: Engine, tasks: Iterable[Task] | None, about: dict[str, Any]) -> "Batch":
@@ -246,7 +246,3 @@ def _may_be_down(what: str) -> Iterator[None]:
         yield
     except (ToolTransportError, UnavailableError) as error:
         raise _StillDownError(what, error) from error
-
-
-def _warnings() -> Sequence[str]:
-    return [signal.name for signal in catalogue() if signal.severity == "warn"]
