@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 
 from agent_pipelines.errors import UserError
-from agent_pipelines.gpu.memory import read_shape
+from agent_pipelines.gpu.memory import Need, kv_cache_bytes
+from agent_pipelines.gpu.model import read_shape, resolved_dtype
 from agent_pipelines.local.conversion import ConversionError, converted
 from agent_pipelines.local.vllm import CONTEXT
 
@@ -42,11 +43,13 @@ def check_llm(model: str) -> None:
     if not (model.startswith((".", "/", "~")) or folder.exists()):
         return
     shape = read_shape(folder)
-    needed, present = shape.memory(context=CONTEXT, concurrency=1), psutil.virtual_memory().total
-    if needed > present:
+    weights = shape.weight_bytes(resolved_dtype("auto", shape))
+    conversation = kv_cache_bytes(shape, Need(context=CONTEXT))
+    present = psutil.virtual_memory().total
+    if weights + conversation > present:
         raise UserError(
-            f"LLM_MODEL {model} does not fit into memory: {shape.weight_bytes / 1e9:.1f} GB of "
-            f"weights and {(needed - shape.weight_bytes) / 1e9:.1f} GB for one conversation of "
+            f"LLM_MODEL {model} does not fit into memory: {weights / 1e9:.1f} GB of "
+            f"weights and {conversation / 1e9:.1f} GB for one conversation of "
             f"{CONTEXT} tokens are more than {present / 1e9:.1f} GB",
             remedy="choose a smaller model, or set LLM_BASE_URL to a machine that serves it",
         )
