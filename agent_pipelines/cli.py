@@ -385,6 +385,84 @@ def doctor(assets: Assets = None, as_json: Json = False) -> None:
 
 
 @app.command()
+def claim(
+    model: Annotated[
+        str,
+        typer.Argument(help="An llm or agent in `assets/`, a model's folder, or its hub name."),
+    ],
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of one conversation; default: the model's own."),
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Conversations of that length at once.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="What it computes in: vLLM's --dtype.")] = None,
+    kv_dtype: Annotated[
+        str | None, typer.Option(help="Of the KV cache, such as fp8: vLLM's --kv-cache-dtype.")
+    ] = None,
+    tokens_per_second: Annotated[
+        float | None, typer.Option(min=0, help="Of each conversation; slower GPUs are left out.")
+    ] = None,
+    ttft_ms: Annotated[
+        float | None, typer.Option(min=0, help="Milliseconds to the first token; likewise.")
+    ] = None,
+    prompt: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens that no prefix cache has; default: the whole context."),
+    ] = None,
+    fleet: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DEVICE[=N]",
+            help="A device that the cluster has, and how many one pod can get; again for others. "
+            "Default: any.",
+        ),
+    ] = None,
+    devices: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="YAML of prices, measured bandwidths and devices of your own, such as "
+            "`L4: {price: 0.7}`.",
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The template's name.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="The template's namespace.")] = None,
+    assets: Assets = None,
+    as_json: Json = False,
+) -> None:
+    """Which GPUs a model needs, as a ResourceClaimTemplate to pipe into `kubectl apply -f -`.
+
+    Weights, KV cache and what vLLM keeps beside them are added up from the model's own files;
+    devices that hold them and are quick enough become tiers, the cheapest first. A model that no
+    device can serve is refused with the arithmetic.
+    """
+    from agent_pipelines.commands import claim as command
+
+    said = {
+        "context": context,
+        "concurrency": concurrency,
+        "dtype": dtype,
+        "kv_dtype": kv_dtype,
+        "tokens_per_second": tokens_per_second,
+        "ttft_ms": ttft_ms,
+        "prompt": prompt,
+    }
+    asked = command.Asked(
+        need={field: value for field, value in said.items() if value is not None},
+        devices=command.read_devices(devices),
+        fleet=command.read_fleet(fleet or ()),
+    )
+    folder = assets or Settings().agent_pipelines_assets
+    template, found = command.plan_for(model, folder, asked)
+    if as_json:
+        _print_json(command.as_json(name or template, found, namespace))
+    else:
+        typer.echo(command.as_yaml(name or template, found, namespace), nl=False)
+
+
+@app.command()
 def exporter(
     port: Annotated[int, typer.Option(help="Port of /metrics, /health and /ready.")] = 9090,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

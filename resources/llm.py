@@ -57,6 +57,9 @@ class Spawn(dg.Config):
         default=None, description="Tokens of one conversation; default: what the model allows."
     )
     arguments: list[str] = Field(default=[], description="Further flags of vLLM's server.")
+    claimed: bool = Field(
+        default=False, description="The GPUs that are visible were asked for it: it uses all."
+    )
 
 
 class LlmResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -223,7 +226,14 @@ class LlmResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def _order(self, spawn: Spawn) -> "Order":
         from resources.llm_spawn import Order
 
-        return Order(self.name, spawn.model, spawn.gpu, spawn.context, tuple(spawn.arguments))
+        return Order(
+            self.name,
+            spawn.model,
+            spawn.gpu,
+            spawn.context,
+            tuple(spawn.arguments),
+            spawn.claimed,
+        )
 
 
 async def _first_model(http: "LlmClient", base_url: str) -> str:

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from agent_pipelines.errors import UserError
+from agent_pipelines.gpu.visible import visible_devices
 from agent_pipelines.local import accelerators, vllm
+from agent_pipelines.local.fit import refuse_what_cannot_fit
 from agent_pipelines.local.models import check_llm, packaged_llm
 from agent_pipelines.local.parts import Launch, Parts, find
 from agent_pipelines.progress import progress_or_log
@@ -41,6 +43,8 @@ class Order:
     """Tokens of one conversation; None: what the model allows."""
     arguments: tuple[str, ...]
     """Further flags, as they are."""
+    claimed: bool = False
+    """The GPUs that are visible were asked for it: it uses all of them."""
 
     @property
     def part(self) -> str:
@@ -75,6 +79,12 @@ def check(order: Order) -> str:
     model = order.model or Settings().llm_model
     if on_cpu and model:
         check_llm(model)
+    if not on_cpu and model:
+        devices = visible_devices()
+        sharing = len(devices) if order.claimed else 1
+        refuse_what_cannot_fit(
+            model, devices, arguments=order.arguments, context=order.context, sharing=sharing
+        )
     return f"vLLM with {model or 'the packaged model'} on " + ("the CPU" if on_cpu else _of(gpus))
 
 
@@ -107,7 +117,7 @@ async def spawned(order: Order, say: Say) -> AsyncIterator[dict[str, str]]:
             served_name=folder.name if folder.is_dir() else model,
             max_model_len=order.context,
             compiled=True,
-            extra_args=order.arguments,
+            extra_args=(*_shared(order), *order.arguments),
         )
         return replace(made, addresses={**made.addresses, "order": order.digest})
 
@@ -125,6 +135,14 @@ async def spawned(order: Order, say: Say) -> AsyncIterator[dict[str, str]]:
                 remedy="wait until the run that uses it has ended, or name yours differently",
             )
         yield dict(addresses)
+
+
+def _shared(order: Order) -> tuple[str, ...]:
+    """The flag by which all GPUs that were claimed are used, where `arguments` do not say."""
+    gpus = accelerators.visible_gpus()
+    if not order.claimed or gpus < 2 or vllm.tensor_parallel(order.arguments):
+        return ()
+    return "--tensor-parallel-size", str(gpus)
 
 
 @contextmanager

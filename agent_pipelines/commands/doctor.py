@@ -13,6 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agent_pipelines.agents.tasks.reading import digest_of
+from agent_pipelines.components.llm import LlmComponent
+from agent_pipelines.components.llm_claim import plan_of
 from agent_pipelines.errors import UserError
 from agent_pipelines.loading import load_assets
 from agent_pipelines.local import models, weaviate
@@ -135,6 +137,11 @@ def _model_server(settings: Settings) -> str:
     return f"embedded vLLM with {model}"
 
 
+def _claim(llm: LlmComponent) -> str:
+    tiers = plan_of(llm).tiers
+    return f"{llm.template}: {tiers[0]} at first, {len(tiers)} alternatives in all"
+
+
 def _assets(folder: Path) -> Iterator[Finding]:
     try:
         loaded = load_assets(folder)
@@ -150,6 +157,8 @@ def _assets(folder: Path) -> Iterator[Finding]:
     for name, llm in loaded.llms.items():
         if not llm.embedded or Settings().llm_base_url:  # else it is the model server above
             yield from _attempt(f"llm {name}", llm.check)
+        if llm.claim is not None:
+            yield from _attempt(f"claim of llm {name}", lambda m=llm: _claim(m))  # type: ignore[misc]
     for name, agent in loaded.agents.items():
         yield from _attempt(
             f"agent {name}",

@@ -10,9 +10,10 @@ import dagster as dg
 from pydantic import BaseModel
 
 from agent_pipelines.agents.spec import DEFAULT_LLM
-from agent_pipelines.components.llm_config import LlmConfig, SpawnConfig
+from agent_pipelines.components.llm_config import ClaimConfig, LlmConfig, SpawnConfig
 from agent_pipelines.components.tool_server_config import variable_in
 from agent_pipelines.errors import UserError
+from agent_pipelines.gpu.claims import claim_name
 from resources.llm import LlmResource, Spawn
 
 
@@ -63,9 +64,10 @@ class LlmComponent(dg.Component):
                 name=self.name,
                 spawn=Spawn(
                     model=self._path(model) if model and model.startswith(".") else model,
-                    gpu=server.gpu,
+                    gpu=server.gpu or ("required" if server.claim else "optional"),
                     context=server.context,
                     arguments=list(server.arguments),
+                    claimed=server.claim is not None,
                 ),
             )
         return LlmResource(
@@ -79,6 +81,17 @@ class LlmComponent(dg.Component):
             cert=self._path(server.cert),
             key=self._path(server.key),
         )
+
+    @property
+    def claim(self) -> ClaimConfig | None:
+        """What a run of it asks a cluster for; None: nothing."""
+        server = self.config.server
+        return server.claim if isinstance(server, SpawnConfig) else None
+
+    @property
+    def template(self) -> str:
+        """The name of the ResourceClaimTemplate that its claim is made of."""
+        return (self.claim and self.claim.template) or claim_name(self.name)
 
     def check(self) -> str:
         """See whether it could be used, and what it is, in words for a person. Starts nothing.

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agent_pipelines.components.tool_server_config import checked_url, variable_in
+from agent_pipelines.gpu.devices import DeviceConfig
 
 #: RFC 9110, 5.6.2.
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -89,6 +90,50 @@ class EndpointConfig(BaseModel):
         return self
 
 
+class ClaimConfig(BaseModel):
+    """The GPUs that a run asks its cluster for, by what the model needs (`agent-pipelines claim`).
+
+    What the model computes in, how full the GPU may be and how many share the model is said by
+    `arguments`, as to vLLM: --dtype, --kv-cache-dtype, --gpu-memory-utilization,
+    --tensor-parallel-size.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    concurrency: int = Field(
+        default=8, ge=1, description="Conversations of `context` tokens that fit at once."
+    )
+    tokens_per_second: float | None = Field(
+        default=None, gt=0, description="Of each of them; GPUs too slow for it are not asked for."
+    )
+    ttft_ms: float | None = Field(
+        default=None, gt=0, description="Milliseconds to the first token; likewise."
+    )
+    prompt: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens of a request that no prefix cache has, for `ttft_ms`; default: all of "
+        "`context`.",
+    )
+    fleet: Mapping[str, Annotated[int, Field(ge=1)]] | None = Field(
+        default=None,
+        description="What the cluster has, and how many of it one pod can get, such as {L4: 1, "
+        "A100-80: 4}. Default: any device of the catalogue, up to 8.",
+    )
+    devices: Mapping[str, DeviceConfig] = Field(
+        default_factory=dict,
+        description="What is different here: prices, measured bandwidths, devices of your own. "
+        "Names as `agent-pipelines claim` prints them, such as {L4: {price: 0.7}}.",
+    )
+    selectors: tuple[str, ...] = Field(
+        default=(), description="CEL that every device has to satisfy as well."
+    )
+    template: str | None = Field(
+        default=None,
+        description="Name of the ResourceClaimTemplate; default: llm- and this folder's name.",
+    )
+
+
 class SpawnConfig(BaseModel):
     """A vLLM that a run starts where it is; runs on one machine share it, the last one ends it."""
 
@@ -100,10 +145,10 @@ class SpawnConfig(BaseModel):
         description="Name on the hub, or folder (with `./`, from this YAML's folder). Default: "
         "LLM_MODEL, else the packaged SmolLM2-135M.",
     )
-    gpu: Literal["required", "optional"] = Field(
-        default="optional",
+    gpu: Literal["required", "optional"] | None = Field(
+        default=None,
         description="required: a run that sees no GPU, though one was claimed for it, fails at "
-        "once instead of crawling on the CPU.",
+        "once instead of crawling on the CPU. Default: required with a `claim`, else optional.",
     )
     context: int | None = Field(
         default=None, ge=256, description="Tokens of one conversation; default: the model's own."
@@ -112,6 +157,11 @@ class SpawnConfig(BaseModel):
         default=(),
         description="Further flags of vLLM's server, such as [--tensor-parallel-size, '2', "
         "--enable-auto-tool-choice, --tool-call-parser, hermes].",
+    )
+    claim: ClaimConfig | None = Field(
+        default=None,
+        description="In a cluster: the GPUs that a run of it asks for. It then uses all that it "
+        "gets.",
     )
 
 

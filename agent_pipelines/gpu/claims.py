@@ -26,8 +26,8 @@ _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 def claim_name(llm: str) -> str:
-    """The name of the template of a model server in `assets/`."""
-    return f"llm-{llm.lower().replace('_', '-')}"
+    """The name of the template of a model server in `assets/`, or of a model."""
+    return ("llm-" + re.sub(r"[^a-z0-9]+", "-", llm.lower()).strip("-"))[:63].rstrip("-")
 
 
 def claim_template(name: str, plan: Plan, namespace: str | None = None) -> dict[str, object]:

@@ -16,7 +16,6 @@ from agent_pipelines.gpu.memory import (
     arithmetic,
     can_share,
     count_of,
-    fits,
     gib,
     kv_bytes_per_token,
     memory,
@@ -238,10 +237,13 @@ def _choose(shape: ModelShape, need: Need, device: Device, counts: Sequence[int]
         if not can_share(shape, count):
             reason = reason or f"its {shape.heads} heads cannot be shared by {count}"
             continue
-        if not fits(shape, need, device, count):
-            total, available = memory(shape, need, device, count).total, usable(device, need)
+        held = memory(shape, need, device, count)
+        if held.total > usable(device, need):
             each = f" on each of {count}" if count > 1 else ""
-            reason = f"too small: {gib(total)} GiB{each}, and vLLM may take {gib(available)}"
+            reason = (
+                f"too small: {gib(held.total)} GiB{each}, and vLLM may take "
+                f"{gib(usable(device, need))}"
+            )
             continue
         quick = speed(shape, need, device, count)
         if not quick.reaches(need):
@@ -250,8 +252,7 @@ def _choose(shape: ModelShape, need: Need, device: Device, counts: Sequence[int]
                 f"tokens/s, the first after {quick.ttft_ms:,.0f} ms"
             )
             continue
-        each = memory(shape, need, device, count)
-        return Choice(device, count, each, quick, int(each.total / need.utilization))
+        return Choice(device, count, held, quick, int(held.total / need.utilization))
     return reason
 
 

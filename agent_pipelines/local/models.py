@@ -14,8 +14,10 @@ import psutil
 from agent_pipelines.errors import UserError
 from agent_pipelines.gpu.memory import Need, kv_cache_bytes
 from agent_pipelines.gpu.model import read_shape, resolved_dtype
+from agent_pipelines.gpu.visible import visible_devices
+from agent_pipelines.local import vllm
 from agent_pipelines.local.conversion import ConversionError, converted
-from agent_pipelines.local.vllm import CONTEXT
+from agent_pipelines.local.fit import refuse_what_cannot_fit
 
 LLM_NAME = "SmolLM2-135M-Instruct"
 
@@ -32,25 +34,28 @@ def packaged_embedder() -> Path:
 
 
 def check_llm(model: str) -> None:
-    """See that a model named by a path is there and fits into this machine's memory.
+    """See that a model fits into the memory of this machine, or of its GPU where it has one.
 
-    A name without a path is the hub's, and vLLM will say whether it can be had.
+    Of a name that is no path, and of the hub, vLLM will say whether it can be had.
 
     Raises:
         UserError: it is not there, or it is too large; the message has the arithmetic.
     """
+    if (devices := visible_devices()) and not vllm.runs_on_cpu():
+        refuse_what_cannot_fit(model, devices, context=vllm.CONTEXT)
+        return
     folder = Path(model).expanduser()
     if not (model.startswith((".", "/", "~")) or folder.exists()):
         return
     shape = read_shape(folder)
     weights = shape.weight_bytes(resolved_dtype("auto", shape))
-    conversation = kv_cache_bytes(shape, Need(context=CONTEXT))
+    conversation = kv_cache_bytes(shape, Need(context=vllm.CONTEXT))
     present = psutil.virtual_memory().total
     if weights + conversation > present:
         raise UserError(
             f"LLM_MODEL {model} does not fit into memory: {weights / 1e9:.1f} GB of "
             f"weights and {conversation / 1e9:.1f} GB for one conversation of "
-            f"{CONTEXT} tokens are more than {present / 1e9:.1f} GB",
+            f"{vllm.CONTEXT} tokens are more than {present / 1e9:.1f} GB",
             remedy="choose a smaller model, or set LLM_BASE_URL to a machine that serves it",
         )
 

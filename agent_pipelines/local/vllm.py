@@ -8,9 +8,11 @@ import importlib.metadata
 import importlib.util
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from agent_pipelines.errors import UserError
+from agent_pipelines.gpu.memory import UTILIZATION, Need
 from agent_pipelines.local import accelerators, ports
 from agent_pipelines.local.parts import Launch
 
@@ -76,6 +78,55 @@ def launch(
         start_timeout=300.0 if on_cpu else 600.0,
         stop_timeout=15.0,
     )
+
+
+def need(arguments: Sequence[str], *, context: int | None, concurrency: int = 1) -> Need:
+    """What a model is to do, as far as flags say it.
+
+    Raises:
+        UserError: a flag has a value that vLLM does not take.
+    """
+    said = flag(arguments, "--gpu-memory-utilization")
+    try:
+        utilization = float(said or UTILIZATION)
+    except ValueError:
+        utilization = 0.0
+    if not 0 < utilization <= 1:
+        raise UserError(
+            f"--gpu-memory-utilization {said!r} is no share of a GPU",
+            remedy=f"use a number up to 1; vLLM's own is {UTILIZATION}",
+        )
+    return Need(
+        context=context,
+        concurrency=concurrency,
+        dtype=flag(arguments, "--dtype") or "auto",
+        kv_dtype=flag(arguments, "--kv-cache-dtype") or "auto",
+        utilization=utilization,
+    )
+
+
+def tensor_parallel(arguments: Sequence[str]) -> int | None:
+    """How many GPUs share the model, where flags say so.
+
+    Raises:
+        UserError: it is no number.
+    """
+    said = flag(arguments, "--tensor-parallel-size", "-tp")
+    if said is not None and not (said.isdigit() and int(said)):
+        raise UserError(
+            f"--tensor-parallel-size {said!r} is no number of GPUs", remedy="use 1, 2, 4 or 8"
+        )
+    return None if said is None else int(said)
+
+
+def flag(arguments: Sequence[str], *names: str) -> str | None:
+    """The value of a flag, by any of its names; the last one counts, as in vLLM."""
+    found = None
+    for position, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in names:
+            found = value if equals else "".join(arguments[position + 1 : position + 2])
+    return found
 
 
 def _cpu(kv_cache_gib: int) -> dict[str, str]:
