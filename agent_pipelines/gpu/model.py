@@ -75,8 +75,10 @@ class ModelShape:
     fixed_bytes: int
     """Of all other tensors, which are loaded as they are."""
     parameters: int
+    expert_parameters: int
+    """Those of them that lie in routed experts."""
     expert_share: float
-    """The part of the weights that lies in routed experts."""
+    """The part of the weights' bytes that lies there."""
     experts: int
     """Routed ones per layer; 0: none."""
     experts_per_token: int
@@ -85,8 +87,16 @@ class ModelShape:
         """All weights, where it computes in this type."""
         return self.float_elements * BYTES[dtype] + self.fixed_bytes
 
-    def active_share(self, sequences: int) -> float:
-        """The part of the weights that a step of that many sequences reads.
+    @property
+    def active_parameters(self) -> float:
+        """Those that one token uses."""
+        if not self.experts:
+            return self.parameters
+        idle = 1 - self.experts_per_token / self.experts
+        return self.parameters - idle * self.expert_parameters
+
+    def read_share(self, sequences: int) -> float:
+        """The part of the weights' bytes that a step of that many sequences reads.
 
         Each of n tokens picks k of E experts; taken as independent and even, 1 - (1 - k/E)ⁿ of them
         are picked by one at least.
@@ -170,9 +180,11 @@ def shape_of(name: str, config: Mapping[str, Any], tensors: Iterable[Tensor]) ->
     quantization: Mapping[str, Any] = config.get("quantization_config") or {}
     experts = next((text[key] for key in _EXPERTS if text.get(key)), 0)
     windowed, recurrent = _layer_types(text)
-    weights = _Weights(layers, quantization)
+    weights = _Weights(layers, quantization, padding=_padding(text, quantization))
     for tensor in tensors:
-        weights.add(tensor)
+        # Where it is the embedding as well, some files hold it twice.
+        if not (text.get("tie_word_embeddings") and tensor.name == "lm_head.weight"):
+            weights.add(tensor)
     return ModelShape(
         name=name,
         layers=layers - windowed - recurrent,
@@ -195,6 +207,7 @@ def shape_of(name: str, config: Mapping[str, Any], tensors: Iterable[Tensor]) ->
         float_elements=weights.float_elements,
         fixed_bytes=weights.fixed_bytes,
         parameters=weights.parameters,
+        expert_parameters=weights.expert_parameters,
         expert_share=weights.expert_share,
         experts=experts,
         experts_per_token=text.get("num_experts_per_tok") or 1,
@@ -204,13 +217,15 @@ def shape_of(name: str, config: Mapping[str, Any], tensors: Iterable[Tensor]) ->
 class _Weights:
     """Tensors added up."""
 
-    def __init__(self, layers: int, quantization: Mapping[str, Any]) -> None:
+    def __init__(self, layers: int, quantization: Mapping[str, Any], *, padding: float) -> None:
         self._layers = layers
+        self._padding = padding
         # How many weights of a quantised model lie in one byte of its packed tensors.
         self._packed = 8 // _bits(quantization)
         self.float_elements = 0
         self.fixed_bytes = 0
         self.parameters = 0
+        self.expert_parameters = 0
         self._expert_bytes = 0
 
     @property
@@ -223,16 +238,25 @@ class _Weights:
         if parts[:2] == ["model", "layers"] and int(parts[2]) >= self._layers:
             return  # predicts further tokens, for speculative decoding; vLLM does not load it
         if tensor.dtype in _FLOATS:
+            parameters, size = tensor.elements, 2 * tensor.elements
             self.float_elements += tensor.elements
-            size = 2 * tensor.elements
-            self.parameters += tensor.elements
         else:
-            size = tensor.elements * _SIZES.get(tensor.dtype, 1)
+            stored = tensor.elements * _SIZES.get(tensor.dtype, 1)
+            packed = 1 if tensor.dtype.startswith(("F8", "I8")) else self._packed
+            parameters, size = stored * packed, round(stored * self._padding)
             self.fixed_bytes += size
-            eight_bits = tensor.dtype.startswith(("F8", "I8"))
-            self.parameters += size if eight_bits else size * self._packed
+        if any(beside in parts[-1] for beside in ("scale", "zeros")):
+            parameters = 0  # of the quantisation
+        self.parameters += parameters
         if "experts" in parts:
+            self.expert_parameters += parameters
             self._expert_bytes += size
+
+
+def _padding(text: Mapping[str, Any], quantization: Mapping[str, Any]) -> float:
+    """How much larger weights become when they are loaded: kernels for MXFP4 take widths of 256."""
+    width = text["hidden_size"]
+    return -(-width // 256) * 256 / width if quantization.get("quant_method") == "mxfp4" else 1.0
 
 
 def _bits(quantization: Mapping[str, Any]) -> int:

@@ -40,7 +40,7 @@ def speed(shape: ModelShape, need: Need, device: Device, devices: int = 1) -> Sp
     and waits for nothing else (Pope et al. 2022, arXiv 2211.05102, section 2).
     """
     dtype = resolved_dtype(need.dtype, shape)
-    weights = shape.weight_bytes(dtype) * shape.active_share(need.concurrency) / devices
+    weights = shape.weight_bytes(dtype) * shape.read_share(need.concurrency) / devices
     read = weights + kv_cache_bytes(shape, need, devices)
     per_second = device.reached_bandwidth / read
     flops = device.flops
@@ -60,4 +60,4 @@ def prefill_flops(shape: ModelShape, tokens: int) -> float:
     width = shape.heads * shape.head_dim
     in_window = min(tokens, shape.window) if shape.window_layers else 0
     attention = 2 * width * tokens * (shape.layers * tokens + 2 * shape.window_layers * in_window)
-    return 2 * shape.parameters * shape.active_share(1) * tokens + attention
+    return 2 * shape.active_parameters * tokens + attention
