@@ -387,9 +387,19 @@ def doctor(assets: Assets = None, as_json: Json = False) -> None:
 @app.command()
 def claim(
     model: Annotated[
-        str,
-        typer.Argument(help="An llm or agent in `assets/`, a model's folder, or its hub name."),
-    ],
+        str | None,
+        typer.Argument(
+            help="An llm or agent in `assets/`, a model's folder, or its hub name. With "
+            "--from-batch the default is that batch's agent."
+        ),
+    ] = None,
+    from_batch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Ask for more or less than now, by what this batch took of its model server.",
+        ),
+    ] = None,
     context: Annotated[
         int | None,
         typer.Option(min=1, help="Tokens of one conversation; default: the model's own."),
@@ -455,11 +465,22 @@ def claim(
         fleet=command.read_fleet(fleet or ()),
     )
     folder = assets or Settings().agent_pipelines_assets
-    template, found = command.plan_for(model, folder, asked)
-    if as_json:
-        _print_json(command.as_json(name or template, found, namespace))
+    if from_batch is None:
+        if model is None:
+            raise UserError("claim names no model", remedy="name one, or use --from-batch ID")
+        subject, advice = command.subject_of(model, folder, asked), None
     else:
-        typer.echo(command.as_yaml(name or template, found, namespace), nl=False)
+        from resources.state import StateResource
+
+        engine = StateResource().engine()
+        subject = command.subject_of(model or command.agent_of(engine, from_batch), folder, asked)
+        advice = command.advice_of(engine, from_batch, subject)
+    found = subject.plan(advice.need if advice else subject.need)
+    shown = (name or subject.template, found, namespace, advice)
+    if as_json:
+        _print_json(command.as_json(*shown))
+    else:
+        typer.echo(command.as_yaml(*shown), nl=False)
 
 
 @app.command()

@@ -31,6 +31,10 @@ _KV_CACHE = "vllm:kv_cache_usage_perc"
 _PREEMPTIONS = "vllm:num_preemptions"
 _LOAD = (_WAITING, _RUNNING, _KV_CACHE, _PREEMPTIONS)
 
+#: A line of settings, of which the KV cache's size is one.
+_SETTINGS = "vllm:cache_config_info"
+_SIZE = "kv_cache_size_tokens"
+
 _TTFT = "vllm:time_to_first_token_seconds"
 _INTER_TOKEN = "vllm:inter_token_latency_seconds"  # noqa: S105
 _GENERATED = "vllm:generation_tokens"
@@ -88,9 +92,9 @@ def parsed_load(text: str) -> Load | None:
 
 def parsed(text: str) -> Reading | None:
     """From the text of `/metrics`; None where it is not vLLM's."""
-    found = _Families(text, (*_LOAD, *_COUNTERS))
+    found = _Families(text, (*_LOAD, *_COUNTERS, _SETTINGS))
     load = _load(found)
-    return Reading(load, _counters(found)) if load else None
+    return Reading(load, _counters(found), _kv_cache_tokens(found)) if load else None
 
 
 def _load(found: "_Families") -> Load | None:
@@ -116,6 +120,12 @@ def _counters(found: "_Families") -> Counters:
     )
 
 
+def _kv_cache_tokens(found: "_Families") -> int | None:
+    """Of all engines together."""
+    sizes = [size for size in found.labels(_SETTINGS, _SIZE) if size.isdigit()]
+    return sum(map(int, sizes)) or None
+
+
 class _Families:
     """The samples of some metrics, by name."""
 
@@ -139,6 +149,10 @@ class _Families:
             for sample in self._samples.get(name, ())
             if sample.name in (name, f"{name}_total")
         ]
+
+    def labels(self, name: str, label: str) -> list[str]:
+        """What stands there, of every engine that says so."""
+        return [sample.labels.get(label, "") for sample in self._samples.get(name, ())]
 
     def total(self, name: str) -> float:
         return sum(self.values(name))

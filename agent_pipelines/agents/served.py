@@ -110,6 +110,8 @@ class Reading:
 
     load: Load
     counters: Counters
+    kv_cache_tokens: int | None = None
+    """That its KV cache holds; None: it does not say."""
 
 
 class ServerReader(LoadReader, Protocol):
@@ -128,6 +130,10 @@ class Served:
     counters: Counters
     most_waiting: int
     """The most requests that were seen waiting."""
+    kv_cache_peak: float = 0.0
+    """The largest share of its KV cache that was seen taken."""
+    kv_cache_tokens: int | None = None
+    """That its KV cache holds; None: it does not say."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -168,15 +174,16 @@ async def observed(server: ServerReader | None) -> AsyncIterator[Observation]:
     if server is None or before is None:
         yield observation
         return
-    started, most_waiting = time.perf_counter(), before.load.waiting
+    started, most_waiting, peak = time.perf_counter(), before.load.waiting, before.load.kv_cache
 
     async def look() -> None:
-        nonlocal most_waiting
+        nonlocal most_waiting, peak
         last, then = before.counters, started
         while True:
             await asyncio.sleep(_LOOK_EVERY)
             if now := await server.read():
                 most_waiting = max(most_waiting, now.load.waiting)
+                peak = max(peak, now.load.kv_cache)
                 elapsed = time.perf_counter() - then
                 observation.tokens_per_second = now.counters.since(last).generated / elapsed
                 last, then = now.counters, then + elapsed
@@ -190,4 +197,6 @@ async def observed(server: ServerReader | None) -> AsyncIterator[Observation]:
     if after := await server.read():
         seconds = time.perf_counter() - started
         counters = after.counters.since(before.counters)
-        observation.served = Served(seconds, counters, most_waiting)
+        observation.served = Served(
+            seconds, counters, most_waiting, max(peak, after.load.kv_cache), after.kv_cache_tokens
+        )

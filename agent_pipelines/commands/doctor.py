@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from agent_pipelines.agents.tasks.reading import digest_of
 from agent_pipelines.components.llm import LlmComponent
-from agent_pipelines.components.llm_claim import plan_of
+from agent_pipelines.components.llm_claim import need_of, plan_of, shape_of
 from agent_pipelines.errors import UserError
 from agent_pipelines.loading import load_assets
 from agent_pipelines.local import models, weaviate
@@ -138,7 +138,7 @@ def _model_server(settings: Settings) -> str:
 
 
 def _claim(llm: LlmComponent) -> str:
-    tiers = plan_of(llm).tiers
+    tiers = plan_of(llm, shape_of(llm), need_of(llm)).tiers
     return f"{llm.template}: {tiers[0]} at first, {len(tiers)} alternatives in all"
 
 

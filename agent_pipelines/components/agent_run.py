@@ -184,6 +184,7 @@ class BatchRun:
         from agent_pipelines.agents import answers, waiting
         from agent_pipelines.agents.batch import run_batch
         from agent_pipelines.agents.tool_records import recorded
+        from agent_pipelines.agents.use import Use, record_use
         from agent_pipelines.agents.watch import Watch
 
         tally = Tally()
@@ -229,6 +230,8 @@ class BatchRun:
                         watch=Watch(admitted.admission, self._look) if admitted else None,
                         say=self.log,
                     )
+            if observation.served and (use := Use.of(observation.served, model.gpus)):
+                record_use(engine, batch.batch_id, use)
         return Ended(report, model.name, admitted, tally, breakers, observation.served, model.gpus)
 
 

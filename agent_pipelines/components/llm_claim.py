@@ -21,21 +21,27 @@ from agent_pipelines.settings import Settings
 
 def plan_of(
     llm: LlmComponent,
-    need: Need | None = None,
+    shape: ModelShape,
+    need: Need,
     *,
     devices: Mapping[str, DeviceConfig] | None = None,
     fleet: Mapping[str, int] | None = None,
 ) -> Plan:
-    """The devices that are asked for, in order; what is handed in takes the place of its YAML.
+    """The devices that are asked for, in order.
+
+    Args:
+        shape: see `shape_of`.
+        need: see `need_of`.
+        devices: more than its YAML says, or instead.
+        fleet: instead of its YAML's.
 
     Raises:
-        UserError: it is no vLLM of ours, its model cannot be read, or no device can serve it.
-        UnavailableError: the hub does not say what its model is like.
+        UserError: it is no vLLM of ours, or no device can serve it.
     """
     server, claim = _spawned(llm)
     return plan(
-        shape_of(llm),
-        need or need_of(llm),
+        shape,
+        need,
         known_devices({**claim.devices, **(devices or {})}),
         fleet=fleet or claim.fleet,
         tensor_parallel=vllm.tensor_parallel(server.arguments),

@@ -12,6 +12,9 @@ from pathlib import Path
 from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.gpu.model import ModelShape, Tensor, read_shape, shape_of
 
+#: Seconds for the hub's first answer.
+_TIMEOUT = 10.0
+
 
 def find_shape(model: str) -> ModelShape:
     """The numbers of a model: a folder, or a name on the hub.
@@ -38,9 +41,11 @@ def _cached(name: str) -> ModelShape | None:
 
 
 def _from_hub(name: str) -> ModelShape:
-    from huggingface_hub import get_safetensors_metadata, hf_hub_download
+    from huggingface_hub import constants, get_safetensors_metadata, get_session, hf_hub_download
 
     with _explained(name):
+        # The client asks again for half a minute where nobody answers.
+        get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
         config = json.loads(Path(hf_hub_download(name, "config.json")).read_text())
         files = get_safetensors_metadata(name).files_metadata.values()
         tensors = (
@@ -54,7 +59,7 @@ def _from_hub(name: str) -> ModelShape:
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
     """What the hub refuses, as something a person can put right."""
-    import httpx
+    import httpx2
     from huggingface_hub import errors
 
     try:
@@ -81,7 +86,7 @@ def _explained(name: str) -> Iterator[None]:
             remedy="name a decoder-only model with config.json and *.safetensors",
         ) from error
     # What answers with an error, does not answer at all, or is not to be asked (HF_HUB_OFFLINE).
-    except (httpx.HTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+    except (httpx2.HTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         raise UnavailableError(
             f"the hub does not say what model {name} is like: {str(error).splitlines()[0]}",
             remedy="download the model where the hub can be reached, and name its folder",

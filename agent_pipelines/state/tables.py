@@ -265,6 +265,8 @@ batches = Table(
     Column("finished_at", UtcDateTime),
     # that its runs took, all together; what kill -9 cut off is not in it
     Column("seconds", Float, nullable=False, server_default="0"),
+    # what it took of its model server (agents/use.py); empty where that did not say
+    Column("used", JSON),
     # how it is started again: the config, tags and partition of its run
     Column("resumption", JSON),
     # what it waits for and why, how often in a row it has without an answer in between, and from
