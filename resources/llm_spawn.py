@@ -117,7 +117,7 @@ async def spawned(order: Order, say: Say) -> AsyncIterator[dict[str, str]]:
             served_name=folder.name if folder.is_dir() else model,
             max_model_len=order.context,
             compiled=True,
-            extra_args=(*_shared(order), *order.arguments),
+            extra_args=(*shared(order, accelerators.visible_gpus()), *order.arguments),
         )
         return replace(made, addresses={**made.addresses, "order": order.digest})
 
@@ -137,9 +137,8 @@ async def spawned(order: Order, say: Say) -> AsyncIterator[dict[str, str]]:
         yield dict(addresses)
 
 
-def _shared(order: Order) -> tuple[str, ...]:
+def shared(order: Order, gpus: int) -> tuple[str, ...]:
     """The flag by which all GPUs that were claimed are used, where `arguments` do not say."""
-    gpus = accelerators.visible_gpus()
     if not order.claimed or gpus < 2 or vllm.tensor_parallel(order.arguments):
         return ()
     return "--tensor-parallel-size", str(gpus)

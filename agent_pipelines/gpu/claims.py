@@ -8,18 +8,16 @@ the scheduler would report an error, and not look further:
 https://github.com/kubernetes-sigs/dra-driver-nvidia-gpu/blob/main/cmd/gpu-kubelet-plugin/deviceinfo.go
 """
 
+import json
 import re
 from collections.abc import Iterator
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.gpu.devices import MIB
-from agent_pipelines.gpu.plan import Choice, Plan, Tier
+from agent_pipelines.gpu.plan import REQUEST, Choice, Plan, Tier
 
 _DRIVER = "gpu.nvidia.com"
 _WHOLE_CLASS, _SLICE_CLASS = "gpu.nvidia.com", "mig.nvidia.com"
-
-#: What the pod's claim calls its devices.
-REQUEST = "gpu"
 
 #: RFC 1123, as Kubernetes takes it for names of objects.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -111,8 +109,8 @@ def _conditions(choice: Choice, tier: Tier, plan: Plan) -> Iterator[str]:
     capability = f"{attributes}.cudaComputeCapability"
     yield f'{capability}.compareTo(semver("{major}.{minor}.0")) == 0'
     if device.profile:
-        yield f'{attributes}.profile == "{device.profile}"'
+        yield f"{attributes}.profile == {json.dumps(device.profile)}"
     asked = {chosen.device for chosen in tier.choices}
     others = [o for o in plan.devices if o not in asked and device.resembles(o)]
-    if products := [f'"{product}"' for other in others for product in other.products]:
-        yield f"!({attributes}.productName in [{', '.join(products)}])"
+    if products := [product for other in others for product in other.products]:
+        yield f"!({attributes}.productName in {json.dumps(products)})"

@@ -4,6 +4,7 @@ Belongs here: what is left of the catalogue, in which order, and why the rest is
 belong here: how a cluster is asked (`claims`).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -23,6 +24,9 @@ from agent_pipelines.gpu.memory import (
 )
 from agent_pipelines.gpu.model import ModelShape, resolved_dtype
 from agent_pipelines.gpu.speed import Speed, speed
+
+#: What a claim calls its devices.
+REQUEST = "gpu"
 
 #: How many alternatives a claim may have (resource.k8s.io/v1, FirstAvailableDeviceRequestMaxSize).
 MOST_TIERS = 8
@@ -90,8 +94,8 @@ class Tier:
     @property
     def name(self) -> str:
         """A DNS label."""
-        device = self.choices[0].device.name.lower()
-        label = "".join(c if c.isalnum() else "-" for c in device).strip("-")[:40]
+        named = re.sub(r"[^a-z0-9]+", "-", self.choices[0].device.name.lower())
+        label = named[:40].strip("-") or REQUEST
         return label + (f"-x{self.count}" if self.count > 1 else "")
 
     def __str__(self) -> str:

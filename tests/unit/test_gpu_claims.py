@@ -1,6 +1,7 @@
 """The claim that a plan becomes, and what the command line prints and refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from agent_pipelines.gpu.memory import Need
 from agent_pipelines.gpu.model import ModelShape, read_shape
 from agent_pipelines.gpu.plan import plan
 from agent_pipelines.gpu.visible import chosen, visible_devices
+from agent_pipelines.loading import load_assets
 from agent_pipelines.local.fit import refuse_what_cannot_fit
+from resources.llm_spawn import Order, shared
 from tests.models import write_model
 
 EIGHT = Need(context=4096, concurrency=4)
@@ -209,6 +212,18 @@ def test_an_llm_of_assets_is_claimed_for_as_its_yaml_says(assets: Path, name: st
     more = json.loads(run(name, "--assets", str(assets), "--concurrency", "9", "--json").stdout)
     assert [tier[0]["device"] for tier in more["tiers"]] == ["T4"]
     assert more["left_out"]["L4"].startswith("too small")
+
+
+def test_a_claimed_llm_insists_on_its_gpus_and_uses_all(assets: Path) -> None:
+    spawn = load_assets(assets).llms["big_one"].resource.spawn
+    assert spawn is not None
+    assert (spawn.gpu, spawn.claimed) == ("required", True)
+    order = Order("big_one", spawn.model, spawn.gpu, spawn.context, (), claimed=True)
+    assert shared(order, 1) == ()
+    assert shared(order, 2) == ("--tensor-parallel-size", "2")
+    # Where it says so itself, or shares the machine with others, it is left to it.
+    assert shared(replace(order, arguments=("-tp", "2")), 4) == ()
+    assert shared(replace(order, claimed=False), 4) == ()
 
 
 def test_doctor_says_what_an_llm_claims(assets: Path) -> None:
