@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 
 from agent_pipelines.agents.model import ModelError
+from agent_pipelines.agents.use import recorded_use
 from agent_pipelines.definitions import definitions_of
 from agent_pipelines.errors import UserError
 from agent_pipelines.loading import load_assets
@@ -120,6 +121,10 @@ def test_a_batch_shows_its_certificate_its_key_of_now_and_its_tenant(
     assert found["targets"] == "gpu", "where nobody knows better"
     assert 0 < found["ttft_p50"] <= found["ttft_p95"]
     assert found["server_tokens_per_second"] > 0
+    # By which `claim --from-batch` sizes the next one.
+    use = recorded_use(state.engine(), found["batch"])
+    assert use is not None
+    assert use.kv_cache_tokens == 46592
     checks = {c.check_name: c for c in result.get_asset_check_evaluations()}
     assert "target < 0.5 s" in (checks["ttft"].description or "")
     assert checks["queue"].passed
