@@ -192,7 +192,7 @@ def refuse_unless_fits(shape: ModelShape, need: Need, device: Device, devices: i
             f"{shape.name} does not fit on {count_of(device, devices)}: "
             f"{arithmetic(shape, need, device, devices)}",
             remedy="a smaller or quantised model, a shorter context, fewer conversations at once, "
-            "an 8-bit KV cache (fp8), or larger or more devices",
+            "an 8-bit KV cache (fp8), or larger or more devices (--tensor-parallel-size)",
         )
 
 

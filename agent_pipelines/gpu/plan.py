@@ -205,7 +205,8 @@ def plan(
         for choice in found
         if choice.device not in asked
     ]
-    return Plan(shape, need, tuple(tiers), tuple(left_out), tuple(devices), tuple(selectors))
+    looked_at = tuple(device for device, _ in in_fleet)
+    return Plan(shape, need, tuple(tiers), tuple(left_out), looked_at, tuple(selectors))
 
 
 def _in_fleet(
