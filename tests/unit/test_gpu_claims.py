@@ -18,6 +18,7 @@ from agent_pipelines.gpu.model import ModelShape, read_shape
 from agent_pipelines.gpu.plan import plan
 from agent_pipelines.gpu.visible import chosen, visible_devices
 from agent_pipelines.loading import load_assets
+from agent_pipelines.local import vllm
 from agent_pipelines.local.fit import refuse_what_cannot_fit
 from resources.llm_spawn import Order, shared
 from tests.models import write_model
@@ -212,6 +213,18 @@ def test_an_llm_of_assets_is_claimed_for_as_its_yaml_says(assets: Path, name: st
     more = json.loads(run(name, "--assets", str(assets), "--concurrency", "9", "--json").stdout)
     assert [tier[0]["device"] for tier in more["tiers"]] == ["T4"]
     assert more["left_out"]["L4"].startswith("too small")
+
+
+def test_flags_say_what_a_model_is_to_do() -> None:
+    flags = ["--dtype", "half", "--gpu-memory-utilization=0.8", "--dtype=float16", "-tp", "2"]
+    need = vllm.need(flags, context=4096, concurrency=3)
+    assert need == Need(context=4096, concurrency=3, dtype="float16", utilization=0.8)
+    assert vllm.tensor_parallel(flags) == 2
+    assert vllm.need([], context=None) == Need()
+    with pytest.raises(UserError, match="--gpu-memory-utilization '90%' is no share of a GPU"):
+        vllm.need(["--gpu-memory-utilization", "90%"], context=None)
+    with pytest.raises(UserError, match="--tensor-parallel-size 'all' is no number of GPUs"):
+        vllm.tensor_parallel(["--tensor-parallel-size", "all"])
 
 
 def test_a_claimed_llm_insists_on_its_gpus_and_uses_all(assets: Path) -> None:
