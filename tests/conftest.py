@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
 from _pytest.terminal import TerminalReporter
 
@@ -96,6 +97,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     asked = [Path(argument.partition("::")[0]).resolve() for argument in session.config.args]
     if any(_CLUSTER.is_relative_to(path) or path.is_relative_to(_CLUSTER) for path in asked):
         binaries.obtain()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def everything_of_anyio() -> None:
+    """Its parts are imported when first used: by then beside threads that parse as well.
+
+    pytest rewrites what brings a plugin, as anyio does, and Python 3.11 counts the depth of all
+    parsers of a process in one place: two at once end in a SystemError ("AST constructor recursion
+    depth mismatch"). A traceback that is logged is a parser too.
+    """
+    for name in dir(anyio):
+        getattr(anyio, name)
 
 
 @pytest.fixture(scope="session", autouse=True)
