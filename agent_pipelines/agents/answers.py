@@ -299,6 +299,15 @@ def outcomes(engine: Engine, batch_id: str) -> Counter[str]:
         return Counter(dict(connection.execute(query).all()))
 
 
+def tokens(engine: Engine, batch_id: str) -> Counter[str]:
+    """What the answers of a batch took: `prompt` and `completion` tokens."""
+    prompt, completion = answers.c.prompt_tokens, answers.c.completion_tokens
+    query = select(func.sum(prompt), func.sum(completion)).where(answers.c.batch_id == batch_id)
+    with read(engine) as connection:
+        prompts, completions = connection.execute(query).one()
+    return Counter(prompt=int(prompts or 0), completion=int(completions or 0))
+
+
 def read_answers(engine: Engine, batch_id: str) -> Iterator[Answer]:
     """The answers of a batch by task id, one at a time: a batch may be larger than memory."""
     query = select(answers).where(answers.c.batch_id == batch_id).order_by(answers.c.task_id)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from sqlalchemy import Engine
 
-from agent_pipelines.agents.targets import Targets
+from agent_pipelines.agents.targets import COMPLETION, Targets
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.components import agent_trace, llm_checks, tool_checks
 from agent_pipelines.components.agent_run import Ended
@@ -21,9 +21,6 @@ from agent_pipelines.components.agent_run import Ended
 if TYPE_CHECKING:
     from agent_pipelines.agents.answer import Answer
     from agent_pipelines.agents.batch import BatchReport
-
-#: The share of tasks that must end well for a batch to pass its check.
-COMPLETION = 0.95
 
 #: Answers shown as a sample in the UI.
 _SAMPLE = 5
