@@ -103,6 +103,10 @@ class Conversation:
     patient: bool
     resumed: int = 0
     """How many of its messages come from the journal."""
+    started: float = field(default_factory=time.perf_counter)
+    """When it would have begun, had it been held without a break."""
+    spent: float = 0.0
+    """Seconds of its own time by its last finished message."""
     messages: list[Message] = field(default_factory=list)
     retrieved: Retrieved = field(default_factory=Retrieved)
     turns: int = 0
@@ -114,6 +118,8 @@ class Conversation:
     last_tool_error: str | None = None
     failed: dict[str, list[str]] = field(default_factory=dict)
     """What each call that was sent has brought since it last succeeded, by its digest."""
+    asking: int = 0
+    """Replies that the model has been asked for, and that have not come."""
     brought: int = 0
     """Results of this turn's calls so far."""
     aside: Aside = field(default_factory=Aside)
@@ -131,6 +137,8 @@ class Conversation:
             self.aside = noted
             return
         self.messages.append(message)
+        if "spent" in trace:
+            self.spent = trace["spent"]
         if message["role"] == "assistant":
             self._begin_turn()
             self.turns += 1
@@ -150,6 +158,15 @@ class Conversation:
             else:
                 self.failed.pop(trace.get("call"), None)
         self.corrected = self.corrected or trace.get("corrective", False)
+
+    @property
+    def seconds(self) -> float:
+        """Its own time so far, in whichever run of its batch.
+
+        Time that has led to a finished message, and what has passed since it is held this time:
+        what ended in an outage, or was cut off, is not its own.
+        """
+        return time.perf_counter() - self.started
 
     def _begin_turn(self) -> None:
         self.aside, self.under_way, self.brought = Aside(), {}, 0
@@ -177,7 +194,6 @@ class Conversation:
     def answer(
         self,
         outcome: Outcome,
-        started: float,
         *,
         output: Any = None,
         citations: Sequence[Citation] = (),
@@ -194,7 +210,7 @@ class Conversation:
             tool_calls=self.tool_calls + sum(called.sent for called in aside),
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
-            seconds=time.perf_counter() - started,
+            seconds=self.seconds,
             sequence=self.retrieved.sequence,
             outcome_unknown=[
                 *self.unknown,
@@ -268,6 +284,7 @@ class Conversation:
         self, messages: Sequence[Message], options: Mapping[str, Any], **noted: Any
     ) -> Message:
         """Ask for a reply, and keep it; ``noted`` goes into its trace."""
+        self.asking += 1
         reply = await self.model.reply(
             messages,
             temperature=self.spec.temperature,
@@ -278,12 +295,14 @@ class Conversation:
             "prompt_tokens": reply.prompt_tokens,
             "completion_tokens": reply.completion_tokens,
             "seconds": round(reply.seconds, 4),
+            "spent": round(self.seconds, 4),
             **noted,
         }
         if reply.refusal:
             trace["refusal"] = reply.refusal
         message = {**reply.message, TRACE: trace}
         await self._say(message)
+        self.asking -= 1  # one that is cut off stays counted
         return message
 
     # The tools' turn
@@ -430,6 +449,7 @@ class Conversation:
             "sent": called.sent,
             "is_error": result.is_error,
             "retrieved": self.retrieved.since(known),
+            "spent": round(self.seconds, 4),
             **noted,
         }
         if called.unknown:

@@ -62,8 +62,6 @@ class Ending:
 @dataclass(eq=False)
 class _Row:
     task: Task
-    seconds: float = 0.0
-    """At work, not parked."""
     doubtful: int = 0
     """Times that what seems to be down may not be, but this row too much for it."""
     answers: int | None = None
@@ -194,7 +192,6 @@ class Dispatch:
 
     async def _answer(self, row: _Row) -> Answer:
         task = row.task
-        started = time.perf_counter()
         try:
             history = await asyncio.to_thread(self._journal.read, task.task_id)
             write = self._journal.recorder(task.task_id, following=len(history))
@@ -211,7 +208,6 @@ class Dispatch:
                 record=record,
                 history=history,
                 patient=row.doubtful < _GIVEN_UP,
-                spent=row.seconds,
             )
         except (Parked, SQLAlchemyError, UnavailableError):
             # Without the state database no row can be accounted for: the batch stops, resumable.
@@ -220,8 +216,6 @@ class Dispatch:
             logger.exception("task %s failed unexpectedly", task.task_id)
             what = f"unexpected {type(error).__name__}: {error}"
             return Answer(task.task_id, "model", error=what)
-        finally:
-            row.seconds += time.perf_counter() - started
 
     def _recorded(self, row: _Row, message: Message) -> None:
         """Whoever a message comes from is not down."""

@@ -8,15 +8,17 @@ Belongs here: chat completions through the openai client. Does not belong here: 
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
+import httpx2
 import openai
 from openai.types.chat import ChatCompletion
 from openai.types.chat.chat_completion import Choice
 
+from agent_pipelines.agents.pulse import Pulse, SilentError
 from agent_pipelines.agents.served import ServerReader
 
 Message = dict[str, Any]
@@ -25,6 +27,12 @@ Message = dict[str, Any]
 #: Statuses that say nothing of what was asked: of the key, the model's name, too many requests at
 #: once, a gateway without a server behind it. All others from 500 on may be of either.
 _OF_THE_SERVER = (401, 403, 404, 408, 409, 425, 429, 502, 503, 504)
+
+#: Those of a gateway that has nobody behind it.
+_OF_NOBODY = (502, 503, 504)
+
+#: Seconds for the question whether the server is there.
+_GREETING = 10.0
 
 
 class ModelError(Exception):
@@ -67,6 +75,7 @@ class Model:
     """Tells how busy its server is, where the server tells; None: nobody to ask."""
     gpus: int | None = None
     """GPUs that its server runs on; 0: a CPU; None: nobody here knows."""
+    pulse: Pulse = field(default_factory=Pulse, compare=False)
 
     def asking_once(self) -> Self:
         """The same, for those who wait themselves: the client asks twice again if left to it."""
@@ -91,17 +100,20 @@ class Model:
         try:
             # Not chat.completions.create: to walk through messages that are JSON already, as
             # journalled, takes it a third of a conversation's CPU time.
-            completion = await self.client.post(
-                "/chat/completions",
-                body={
-                    "model": self.name,
-                    "messages": messages,
-                    "temperature": temperature,
-                    "max_completion_tokens": completion_tokens,
-                    **options,
-                },
-                cast_to=ChatCompletion,
-            )
+            async with self.pulse.followed(self.is_there):
+                completion = await self.client.post(
+                    "/chat/completions",
+                    body={
+                        "model": self.name,
+                        "messages": messages,
+                        "temperature": temperature,
+                        "max_completion_tokens": completion_tokens,
+                        **options,
+                    },
+                    cast_to=ChatCompletion,
+                )
+        except SilentError as error:
+            raise silent(self.name) from error
         except openai.OpenAIError as error:
             raise _failure(error) from error
         except ValueError as error:
@@ -125,6 +137,26 @@ class Model:
             completion_tokens=usage.completion_tokens if usage else 0,
             seconds=time.perf_counter() - started,
         )
+
+    async def is_there(self) -> bool:
+        """Whether its server answers at all, whatever it says."""
+        try:
+            await self.client.with_options(max_retries=0, timeout=_GREETING).get(
+                "/models", cast_to=httpx2.Response
+            )
+        except openai.APIStatusError as error:
+            return error.status_code not in _OF_NOBODY
+        except openai.OpenAIError:
+            return False
+        return True
+
+
+def silent(model: str) -> ModelUnavailableError:
+    """It hangs: whose fault that is shows when others are answered again."""
+    return ModelUnavailableError(
+        f"the server of model {model} does not answer: no reply, and not whether it is there",
+        suspicion=1,
+    )
 
 
 def _no_completion(said: str) -> ModelError:

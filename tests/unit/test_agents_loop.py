@@ -444,9 +444,10 @@ class Only:
 
 
 def timeless(journal: Sequence[Message]) -> list[Message]:
-    """The messages without how long each reply took."""
+    """The messages without how long anything took."""
+    times = ("seconds", "spent")
     return [
-        message | {TRACE: {k: v for k, v in message.get(TRACE, {}).items() if k != "seconds"}}
+        message | {TRACE: {k: v for k, v in message.get(TRACE, {}).items() if k not in times}}
         for message in journal
     ]
 

@@ -5,6 +5,11 @@ Over a scripted model and tools in memory; with real processes and kills, see `t
 
 import asyncio
 import json
+import os
+import signal
+import socket
+import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from agent_pipelines.agents import parking, waiting
+from agent_pipelines.agents import model, parking, pulse, waiting
 from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.answers import (
     Snapshot,
@@ -46,7 +51,15 @@ from agent_pipelines.agents.waiting import WaitingBatch
 from agent_pipelines.state import tables
 from agent_pipelines.state.engine import open_engine
 from tests.loopback import LoopbackServer
-from tests.scripted_model import MODEL, Script, ScriptedModel, Turn, calls, says
+from tests.scripted_model import (
+    MODEL,
+    Script,
+    ScriptedModel,
+    Turn,
+    calls,
+    says,
+    scripted_process,
+)
 
 ANY = {"type": "object", "properties": {"order": {"type": "string"}}}
 DONE = says({"answer": "Done."})
@@ -95,13 +108,20 @@ class Talk:
         self.journal: list[Message] = []
         self.requests: list[dict[str, Any]] = []
 
-    def hold(self, tools: Orders, **more: Any) -> Answer:
+    def hold(self, tools: Orders, *, patient: bool = True, **limits: Any) -> Answer:
+        with ScriptedModel(self.script) as server:
+            try:
+                return self.hold_with(server.base_url, tools, patient=patient, **limits)
+            finally:
+                self.requests += server.requests
+
+    def hold_with(self, base_url: str, tools: Orders, *, patient: bool, **limits: Any) -> Answer:
         async def record(message: Message) -> None:
             self.journal.append(json.loads(json.dumps(message)))
 
-        async def main(base_url: str) -> Answer:
+        async def main() -> Answer:
             async with openai.AsyncOpenAI(base_url=base_url, api_key="x") as client:
-                spec = spec_of()
+                spec = spec_of(limits=limits)
                 return await converse(
                     spec,
                     Task("t", {"question": "Refund it."}),
@@ -109,14 +129,10 @@ class Talk:
                     toolbox=await Toolbox.open(spec, tools),
                     record=record,
                     history=list(self.journal),
-                    **{"patient": True} | more,
+                    patient=patient,
                 )
 
-        with ScriptedModel(self.script) as server:
-            try:
-                return asyncio.run(main(server.base_url))
-            finally:
-                self.requests += server.requests
+        return asyncio.run(main())
 
 
 BOTH = calls(("refund", {"order": "7"}), ("read", {"order": "7"}))
@@ -180,10 +196,10 @@ class TestConversation:
                 await asyncio.sleep(60)
                 return await super().call(name, arguments)
 
-        answer = Talk([BOTH]).hold(Slow(), spent=299.5)
+        answer = Talk([BOTH]).hold(Slow(), seconds=0.5)
         assert answer.outcome == "budget"
         assert answer.outcome_unknown == [{"tool": "refund", "arguments": {"order": "7"}}]
-        assert 299.5 < answer.seconds < 310
+        assert 0.5 < answer.seconds < 10
 
     def test_what_others_have_done_by_then_is_in_the_row(self) -> None:
         class Hanging(Orders):
@@ -193,7 +209,7 @@ class TestConversation:
                 return await super().call(name, arguments)
 
         tools = Hanging()
-        answer = Talk([BOTH]).hold(tools, spent=299.5)
+        answer = Talk([BOTH]).hold(tools, seconds=0.5)
         assert tools.done == ["refund"]
         assert (answer.outcome, answer.tool_calls) == ("budget", 1)
         assert answer.outcome_unknown == []
@@ -209,6 +225,41 @@ class TestConversation:
         assert (answer.outcome, answer.tool_calls) == ("transport", 1)
         assert Talk([Turn(status=503)]).hold(Orders(), patient=False).outcome == "model"
 
+    def test_its_time_is_what_led_to_something_over_all_that_hold_it(self) -> None:
+        class Thinking(Orders):
+            async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+                await asyncio.sleep(0.2)
+                return await super().call(name, arguments)
+
+        talk = Talk([calls(("read", {"order": "7"})), Turn(status=503, delay=1.0)])
+        with pytest.raises(Parked):
+            talk.hold(Thinking(), seconds=30)
+        before = talk.journal[-1]["trace"]["spent"]
+        assert before > 0.2
+        talk.script, began = [DONE], time.perf_counter()
+        answer = talk.hold(Orders(), seconds=30)
+        assert before < answer.seconds < before + time.perf_counter() - began
+        # What was used up before it was interrupted is used up.
+        del talk.journal[-1]
+        talk.journal[-1]["trace"]["spent"] = 30
+        assert talk.hold(Orders(), seconds=30).outcome == "budget"
+
+    def test_time_in_which_the_model_server_hangs_is_not_the_row_s(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(model, "_GREETING", 0.2)
+        # It takes connections, and says nothing, as what was sent SIGSTOP.
+        with socket.create_server(("127.0.0.1", 0)) as hung:
+            url = f"http://127.0.0.1:{hung.getsockname()[1]}/v1"
+            with pytest.raises(Parked) as parked:
+                Talk([]).hold_with(url, Orders(), patient=True, seconds=0.2)
+            assert (parked.value.what, parked.value.suspicion) == (parking.MODEL, 1)
+            impatient = Talk([]).hold_with(url, Orders(), patient=False, seconds=0.2)
+        assert impatient.outcome == "model"
+        # One that is slow is there.
+        slow = Talk([says("", delay=60)]).hold(Orders(), seconds=0.2)
+        assert slow.outcome == "budget"
+
 
 @pytest.mark.parametrize(
     ("status", "suspicion"),
@@ -217,8 +268,8 @@ class TestConversation:
 def test_whose_fault_a_failed_request_is(status: int, suspicion: int | None) -> None:
     async def main(base_url: str) -> None:
         async with openai.AsyncOpenAI(base_url=base_url, api_key="x") as client:
-            model = Model(client, MODEL).asking_once()
-            await model.reply([], temperature=0, completion_tokens=9, options={})
+            once = Model(client, MODEL).asking_once()
+            await once.reply([], temperature=0, completion_tokens=9, options={})
 
     with ScriptedModel([Turn(status=status)]) as server, pytest.raises(ModelError) as failure:
         asyncio.run(main(server.base_url))
@@ -241,8 +292,8 @@ def test_a_success_that_is_no_completion_is_an_outage(body: str) -> None:
 
     async def main(base_url: str) -> None:
         async with openai.AsyncOpenAI(base_url=base_url, api_key="x") as client:
-            model = Model(client, MODEL).asking_once()
-            await model.reply([], temperature=0, completion_tokens=9, options={})
+            once = Model(client, MODEL).asking_once()
+            await once.reply([], temperature=0, completion_tokens=9, options={})
 
     with Page() as server, pytest.raises(ModelUnavailableError) as failure:
         asyncio.run(main(server.base_url))
@@ -271,9 +322,12 @@ def run(
 
     async def main() -> BatchReport:
         async with openai.AsyncOpenAI(base_url=base_url, api_key="x") as client:
-            model = Model(client, MODEL)
             return await run_batch(
-                spec, batch=batch, model=model, tools=tools or Orders(), engine=engine
+                spec,
+                batch=batch,
+                model=Model(client, MODEL),
+                tools=tools or Orders(),
+                engine=engine,
             )
 
     return asyncio.run(main())
@@ -306,6 +360,42 @@ def test_a_model_server_that_is_down_costs_no_row(engine: Engine) -> None:
     assert refused.total() == 20
     # What was refused was asked again, by whom it concerned and by nobody else.
     assert len(server.requests) == 40 + refused.total()
+
+
+def test_a_model_server_that_hangs_costs_no_row(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped for longer than a row has time; what it was asked then is asked again."""
+    monkeypatch.setattr(pulse, "SILENCE", 0.2)
+    monkeypatch.setattr(model, "_GREETING", 0.2)
+    said: list[str] = []
+    going_on = threading.Timer(3.0, lambda: os.kill(server.pid, signal.SIGCONT))
+
+    def progress(done: int, _total: int, _outcomes: Mapping[str, int]) -> None:
+        if done == 8:
+            os.kill(server.pid, signal.SIGSTOP)
+            going_on.start()
+
+    with scripted_process({"answer": "Done."}) as server:
+        spec = spec_of(limits={"seconds": 1.5})
+        batch = open_batch(engine, spec, tasks_of(24), model=MODEL)
+
+        async def main() -> BatchReport:
+            async with openai.AsyncOpenAI(base_url=server.base_url, api_key="x") as client:
+                return await run_batch(
+                    spec,
+                    batch=batch,
+                    model=Model(client, MODEL),
+                    tools=Orders(),
+                    engine=engine,
+                    progress=progress,
+                    say=said.append,
+                )
+
+        report = asyncio.run(main())
+    assert report.outcomes == {"ok": 24}
+    assert "rows that need the model server wait for it" in said[0]
+    assert report.latency_p95 < 1.5 < report.seconds
 
 
 def test_a_row_that_the_server_cannot_stand_sinks_no_other(engine: Engine) -> None:
@@ -450,8 +540,13 @@ def test_rows_follow_the_load_of_the_server(engine: Engine) -> None:
 
     async def main(base_url: str) -> BatchReport:
         async with openai.AsyncOpenAI(base_url=base_url, api_key="x") as client:
-            model = Model(client, MODEL, Server())
-            return await run_batch(spec, batch=batch, model=model, tools=Counting(), engine=engine)
+            return await run_batch(
+                spec,
+                batch=batch,
+                model=Model(client, MODEL, Server()),
+                tools=Counting(),
+                engine=engine,
+            )
 
     with ScriptedModel(reads_and_answers) as server:
         report = asyncio.run(main(server.base_url))
