@@ -208,9 +208,9 @@ def _die_at(death: Death) -> None:
         with writing():
             await commit(self, rows)
 
-    def recording(*args: Any) -> None:
+    def recording(*args: Any, **more: Any) -> None:
         with writing():
-            record_answer(*args)
+            record_answer(*args, **more)
 
     Journal._commit = committing  # type: ignore[method-assign]
     answers.record_answer = recording

@@ -23,6 +23,7 @@ from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tasks.reading import Digest, distinct
 from agent_pipelines.errors import UserError
 from agent_pipelines.state.engine import read, write
+from agent_pipelines.state.leases import Fence, unfenced
 from agent_pipelines.state.tables import answers, batches
 from agent_pipelines.state.tables import tasks as staged
 
@@ -204,10 +205,11 @@ def unanswered(engine: Engine, batch_id: str, *, after: int, limit: int) -> Sequ
         return [Task(*row) for row in connection.execute(query)]
 
 
-def finish_batch(engine: Engine, batch_id: str) -> None:
+def finish_batch(engine: Engine, batch_id: str, *, fence: Fence = unfenced) -> None:
     """Close a batch: rows in = rows out.
 
     Raises:
+        LeaseLostError: by the fence; nothing is recorded then.
         RuntimeError: a task has no answer, which is a bug here; the batch stays unfinished.
     """
     both = staged.join(
@@ -215,6 +217,7 @@ def finish_batch(engine: Engine, batch_id: str) -> None:
         (answers.c.batch_id == staged.c.batch_id) & (answers.c.task_id == staged.c.task_id),
     )
     with write(engine) as connection:
+        fence(connection)
         tasks = connection.execute(
             select(batches.c.tasks).where(batches.c.batch_id == batch_id)
         ).scalar_one()
@@ -234,9 +237,10 @@ def finish_batch(engine: Engine, batch_id: str) -> None:
         )
 
 
-def stop_batch(engine: Engine, batch_id: str) -> None:
+def stop_batch(engine: Engine, batch_id: str, *, fence: Fence = unfenced) -> None:
     """Mark a batch as cut off; the next one of the same work continues it."""
     with write(engine) as connection:
+        fence(connection)
         connection.execute(
             update(batches)
             # One that has ended meanwhile, or waits, has come further.
@@ -245,13 +249,18 @@ def stop_batch(engine: Engine, batch_id: str) -> None:
         )
 
 
-def record_answer(engine: Engine, batch: Batch, answer: Answer) -> None:
-    """Write the answer of one task."""
+def record_answer(engine: Engine, batch: Batch, answer: Answer, *, fence: Fence = unfenced) -> None:
+    """Write the answer of one task.
+
+    Raises:
+        LeaseLostError: by the fence; nothing is recorded then.
+    """
     snapshot = batch.snapshot
     sequence = answer.sequence
     if sequence is None and snapshot is not None:
         sequence = snapshot.sequence
     with write(engine) as connection:
+        fence(connection)
         connection.execute(
             insert(answers).values(
                 batch_id=batch.batch_id,

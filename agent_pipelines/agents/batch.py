@@ -27,7 +27,7 @@ from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import Toolbox, ToolSession
 from agent_pipelines.agents.watch import IndexTurnedFalseError, Watch
 from agent_pipelines.errors import UserError
-from agent_pipelines.state.leases import LeaseLostError
+from agent_pipelines.state.leases import Fence, LeaseLostError, unfenced
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ async def run_batch(
     progress: Progress = lambda _done, _total, _outcomes: None,
     watch: Watch | None = None,
     say: Callable[[str], object] = logger.warning,
+    fence: Fence = unfenced,
 ) -> BatchReport:
     """Answer every task that has no answer yet, then close the batch.
 
@@ -87,9 +88,11 @@ async def run_batch(
     all that is left needs what has been down for too long.
 
     With a ``watch`` no answer is written without the index having been looked at shortly before.
-    ``say`` is told what rows wait for.
+    ``say`` is told what rows wait for. Every transaction that records something begins with the
+    ``fence``.
 
     Raises:
+        LeaseLostError: by the fence. Another run is at the batch, and nothing more was recorded.
         UserError: the agent's tools do not fit its tool server.
         IndexTurnedFalseError: the watch says that the batch must not go on. What is answered
             stays, and the rest can be resumed.
@@ -112,7 +115,7 @@ async def run_batch(
                 if not admission.allowed:
                     raise _Stopped(admission.reason)
                 answer = replace(answer, false_signals=admission.false_signals)
-            await asyncio.to_thread(answers.record_answer, engine, batch, answer)
+            await asyncio.to_thread(answers.record_answer, engine, batch, answer, fence=fence)
             counts[answer.outcome] += 1
             prompt_tokens += answer.prompt_tokens
             completion_tokens += answer.completion_tokens
@@ -123,7 +126,7 @@ async def run_batch(
             spec,
             model=MeteredModel(once.client, once.name, once.server, meter=meter),
             toolbox=toolbox,
-            journal=Journal(engine, batch.batch_id),
+            journal=Journal(engine, batch.batch_id, fence=fence),
             meter=meter,
             load=model.server,
             say=say,
@@ -138,11 +141,13 @@ async def run_batch(
                 raise await _turned_false(spec, batch, engine, str(first)) from None
             raise (first or group) from None
         resume_at = await asyncio.to_thread(
-            _close, engine, batch.batch_id, ending, counts.total() > resumed
+            _close, engine, batch.batch_id, ending, counts.total() > resumed, fence
         )
+    except LeaseLostError:
+        raise  # whoever has it now says how it ends
     except BaseException:
         # Ctrl-C included. After kill -9 the row stays `running`, which opens again just the same.
-        answers.stop_batch(engine, batch.batch_id)
+        answers.stop_batch(engine, batch.batch_id, fence=fence)
         waiting.add_seconds(engine, batch.batch_id, time.perf_counter() - started)
         raise
     seconds = time.perf_counter() - started
@@ -157,10 +162,13 @@ async def run_batch(
     )
 
 
-def put_off(engine: Engine, batch_id: str, what: str, reason: str) -> BatchReport:
+def put_off(
+    engine: Engine, batch_id: str, what: str, reason: str, *, fence: Fence = unfenced
+) -> BatchReport:
     """Let a batch wait on: when it was to be started again, ``what`` was down still."""
     ending = Ending("waiting", what, reason)
-    return _report(engine, batch_id, ending, _close(engine, batch_id, ending, answered=False))
+    resume_at = _close(engine, batch_id, ending, answered=False, fence=fence)
+    return _report(engine, batch_id, ending, resume_at)
 
 
 def _report(
@@ -186,14 +194,17 @@ def _report(
     )
 
 
-def _close(engine: Engine, batch_id: str, ending: Ending, answered: bool) -> datetime | None:
+def _close(
+    engine: Engine, batch_id: str, ending: Ending, answered: bool, fence: Fence
+) -> datetime | None:
     """Leave a batch as its ending says; returns when it is started again, if it is."""
     if ending.kind == "waiting":
-        return waiting.wait(engine, batch_id, ending.what, ending.reason, answered=answered)
+        what, reason = ending.what, ending.reason
+        return waiting.wait(engine, batch_id, what, reason, answered=answered, fence=fence)
     if ending.kind == "budget":
-        answers.stop_batch(engine, batch_id)
+        answers.stop_batch(engine, batch_id, fence=fence)
     else:
-        answers.finish_batch(engine, batch_id)
+        answers.finish_batch(engine, batch_id, fence=fence)
     return None
 
 

@@ -27,6 +27,7 @@ from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import Toolbox
 from agent_pipelines.errors import UnavailableError
+from agent_pipelines.state.leases import LeaseLostError
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +210,7 @@ class Dispatch:
                 history=history,
                 patient=row.doubtful < _GIVEN_UP,
             )
-        except (Parked, SQLAlchemyError, UnavailableError):
+        except (Parked, SQLAlchemyError, UnavailableError, LeaseLostError):
             # Without the state database no row can be accounted for: the batch stops, resumable.
             raise
         except Exception as error:  # a row never sinks the batch, not even by a bug of ours

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, and_, exists, func, select, update
 from agent_pipelines.agents.budget import Spent
 from agent_pipelines.agents.conversation import TRACE
 from agent_pipelines.state.engine import read, write
+from agent_pipelines.state.leases import Fence, unfenced
 from agent_pipelines.state.tables import answers, batches, messages
 
 #: Until a batch is started again, though nobody knows whether what was down is back; each time
@@ -64,7 +65,13 @@ def remember(engine: Engine, batch_id: str, resumption: Mapping[str, Any]) -> No
 
 
 def wait(
-    engine: Engine, batch_id: str, what: str, reason: str, *, answered: bool = False
+    engine: Engine,
+    batch_id: str,
+    what: str,
+    reason: str,
+    *,
+    answered: bool = False,
+    fence: Fence = unfenced,
 ) -> datetime:
     """Mark a batch as waiting for ``what``; returns when it is started again at the latest.
 
@@ -72,6 +79,7 @@ def wait(
     """
     now = datetime.now(UTC)
     with write(engine) as connection:
+        fence(connection)
         before = connection.scalar(select(batches.c.waits).where(batches.c.batch_id == batch_id))
         waits = 1 if answered else (before or 0) + 1
         after = back_off(waits)

@@ -123,7 +123,7 @@ class BatchRun:
         """What the batch waits for is down still: it waits on."""
         from agent_pipelines.agents.batch import put_off
 
-        report = put_off(lease.engine, batch_id, down.what, str(down.error))
+        report = put_off(lease.engine, batch_id, down.what, str(down.error), fence=lease.check)
         return Ended(report, "none was asked", admitted, Tally(), {}, served=None, gpus=None)
 
     def _admit(self) -> Admitted | None:
@@ -216,7 +216,6 @@ class BatchRun:
 
                 def answered(_done: int, _total: int, outcomes: Mapping[str, int]) -> None:
                     stage.advance(news=_news(outcomes, observation.tokens_per_second))
-                    lease.renew()
 
                 async with observed(model.server) as observation:
                     report = await run_batch(
@@ -228,6 +227,7 @@ class BatchRun:
                         progress=answered,
                         watch=Watch(admitted.admission, self._look) if admitted else None,
                         say=self.log,
+                        fence=lease.check,
                     )
         return Ended(report, model.name, admitted, tally, breakers, observation.served, model.gpus)
 

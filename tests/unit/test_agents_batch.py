@@ -10,13 +10,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from sqlalchemy import Engine, Table, create_engine, func, select
+from sqlalchemy import Engine, Table, create_engine, func, select, update
 
 from agent_pipelines.agents import answers, parking
 from agent_pipelines.agents.answer import Answer
@@ -27,7 +28,8 @@ from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import ToolInfo, ToolResult, ToolTransportError
 from agent_pipelines.errors import UnavailableError, UserError
-from agent_pipelines.state import tables
+from agent_pipelines.state import leases, tables
+from agent_pipelines.state.engine import open_engine, write
 from tests.processes import until
 from tests.scripted_model import MODEL, ScriptedModel, Turn, says
 
@@ -345,6 +347,32 @@ def test_the_state_database_failing_stops_the_batch(engine: Engine) -> None:
         pytest.raises(UnavailableError, match=r"state\.db cannot be used"),
     ):
         asyncio.run(run(engine, tasks, server.base_url, progress=drop))
+
+
+def test_whoever_lost_the_lease_records_nothing_more(state_url: str) -> None:
+    """Neither a message nor an answer, and not that the batch has stopped: another run is at it."""
+    engine = open_engine(state_url)
+    recorded: list[tuple[int, int]] = []
+
+    def counts() -> tuple[int, int]:
+        return _count(engine, tables.messages), _count(engine, tables.answers)
+
+    with ExitStack() as stack, ScriptedModel(model_script) as server:
+        late = stack.enter_context(leases.hold(engine, "agent triage"))
+
+        def take_over(done: int, *_: object) -> None:
+            if done == 2:
+                with write(engine) as connection:
+                    connection.execute(update(tables.leases).values(expires_at=datetime.now(UTC)))
+                stack.enter_context(leases.hold(engine, "agent triage"))
+                recorded.append(counts())
+
+        tasks = tasks_of(*(f"q{n}" for n in range(20)))
+        with pytest.raises(leases.LeaseLostError, match="took over agent triage"):
+            asyncio.run(run(engine, tasks, server.base_url, progress=take_over, fence=late.check))
+        assert recorded == [counts()]
+    with engine.connect() as connection:
+        assert connection.scalars(select(tables.batches.c.state)).all() == ["running"]
 
 
 def test_a_missing_answer_is_never_passed_over(engine: Engine) -> None:
