@@ -15,7 +15,7 @@ from datetime import datetime
 
 from sqlalchemy import Engine
 
-from agent_pipelines.agents import answers, waiting
+from agent_pipelines.agents import answers, spending, waiting
 from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.answers import Batch
 from agent_pipelines.agents.budget import Meter, MeteredModel, MeteredSession
@@ -40,13 +40,14 @@ Progress = Callable[[int, int, Mapping[str, int]], None]
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What a batch came to. Counts, citations and latencies are of all its answers; seconds and
-    tokens are what this run of it spent."""
+    """What a batch came to, over all its runs. Counts, citations and latencies are of all its
+    answers; seconds, tokens and ``answered`` are its own, without what a rerun took over."""
 
     batch_id: str
     tasks: int
     resumed: int
-    """Answers that an earlier run of the batch had left."""
+    """Answers that were there when this run of it began."""
+    answered: int
     outcomes: Mapping[str, int]
     citations: int
     citations_not_retrieved: int
@@ -64,7 +65,7 @@ class BatchReport:
 
     @property
     def tokens_per_second(self) -> float:
-        """Completion tokens per second of this run."""
+        """Completion tokens per second of its runs."""
         return self.completion_tokens / self.seconds if self.seconds else 0.0
 
 
@@ -99,17 +100,15 @@ async def run_batch(
         ToolTransportError: the tool server does not answer at the start.
     """
     started = time.perf_counter()
-    prompt_tokens = completion_tokens = 0
     try:
         meter = Meter(
-            spec.batch_limits, await asyncio.to_thread(waiting.spent, engine, batch.batch_id)
+            spec.batch_limits, await asyncio.to_thread(spending.spent, engine, batch.batch_id)
         )
         toolbox = await Toolbox.open(spec, MeteredSession(tools, meter) if tools else None)
         counts = await asyncio.to_thread(answers.outcomes, engine, batch.batch_id)
         resumed = counts.total()
 
         async def keep(answer: Answer) -> None:
-            nonlocal prompt_tokens, completion_tokens
             if watch is not None:
                 admission = await watch.latest()
                 if not admission.allowed:
@@ -117,8 +116,6 @@ async def run_batch(
                 answer = replace(answer, false_signals=admission.false_signals)
             await asyncio.to_thread(answers.record_answer, engine, batch, answer, fence=fence)
             counts[answer.outcome] += 1
-            prompt_tokens += answer.prompt_tokens
-            completion_tokens += answer.completion_tokens
             progress(counts.total(), batch.tasks, dict(counts))
 
         once = model.asking_once()
@@ -148,17 +145,13 @@ async def run_batch(
     except BaseException:
         # Ctrl-C included. After kill -9 the row stays `running`, which opens again just the same.
         answers.stop_batch(engine, batch.batch_id, fence=fence)
-        waiting.add_seconds(engine, batch.batch_id, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        spending.add_seconds(engine, batch.batch_id, seconds, fence=fence)
         raise
     seconds = time.perf_counter() - started
-    await asyncio.to_thread(waiting.add_seconds, engine, batch.batch_id, seconds)
-    report = await asyncio.to_thread(_report, engine, batch.batch_id, ending, resume_at)
-    return replace(
-        report,
-        resumed=resumed,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        seconds=seconds,
+    await asyncio.to_thread(spending.add_seconds, engine, batch.batch_id, seconds, fence=fence)
+    return await asyncio.to_thread(
+        _report, engine, batch.batch_id, ending, resume_at, resumed=resumed
     )
 
 
@@ -172,20 +165,27 @@ def put_off(
 
 
 def _report(
-    engine: Engine, batch_id: str, ending: Ending, resume_at: datetime | None
+    engine: Engine,
+    batch_id: str,
+    ending: Ending,
+    resume_at: datetime | None,
+    *,
+    resumed: int | None = None,
 ) -> BatchReport:
-    """Of a batch of which this run has done nothing."""
+    """``resumed``: default, all of them: this run has done nothing."""
     outcomes, whole = answers.outcomes(engine, batch_id), answers.totals(engine, batch_id)
+    cost = spending.spent(engine, batch_id)
     return BatchReport(
         batch_id=batch_id,
         tasks=answers.count_tasks(engine, batch_id),
-        resumed=outcomes.total(),
+        resumed=outcomes.total() if resumed is None else resumed,
+        answered=cost.answers,
         outcomes=outcomes,
         citations=whole.citations,
         citations_not_retrieved=whole.citations_not_retrieved,
-        prompt_tokens=0,
-        completion_tokens=0,
-        seconds=0.0,
+        prompt_tokens=cost.prompt_tokens,
+        completion_tokens=cost.completion_tokens,
+        seconds=cost.seconds,
         latency_p50=answers.latency(engine, batch_id, 0.50),
         latency_p95=answers.latency(engine, batch_id, 0.95),
         labels=whole.labels,

@@ -129,7 +129,7 @@ def metadata(ended: Ended, engine: Engine, targets: Targets | None) -> dict[str,
             targets,
             ended.gpus,
             seconds=report.seconds,
-            answers=sum(report.outcomes.values()) - report.resumed,
+            answers=report.answered,
         ),
         **(tool_checks.metadata(ended.tally, ended.breakers) if ended.breakers else {}),
         **(

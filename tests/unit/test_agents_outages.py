@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from agent_pipelines.agents import model, parking, pulse, waiting
+from agent_pipelines.agents import model, parking, pulse, spending, waiting
 from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.answers import (
     Snapshot,
@@ -474,7 +474,7 @@ def test_a_budget_that_is_used_up_ends_a_batch_that_goes_on_with_a_larger_one(
         assert said in report.ending.reason
         assert report.outcomes.total() < 10  # type: ignore[attr-defined]
         assert set(report.outcomes) <= {"ok"}
-        spent = waiting.spent(engine, report.batch_id)
+        spent = spending.spent(engine, report.batch_id)
         if "tool_calls" in limits:
             assert len(tools.done) == 3
         if "tokens" in limits:
@@ -486,7 +486,22 @@ def test_a_budget_that_is_used_up_ends_a_batch_that_goes_on_with_a_larger_one(
     assert (whole.batch_id, whole.outcomes) == (report.batch_id, {"ok": 10})
     assert len(server.requests) == 20
     assert len(tools.done) == 10
-    assert waiting.spent(engine, whole.batch_id).tokens == 300
+    # Of all three runs together, though each of them has seen a part.
+    assert (whole.prompt_tokens, whole.completion_tokens) == (200, 100)
+    assert (whole.answered, whole.seconds > still.seconds > report.seconds) == (10, True)
+    assert whole.tokens_per_second == 100 / whole.seconds
+
+
+def test_calls_whose_results_are_set_aside_are_spent(engine: Engine) -> None:
+    """One of two calls of a turn was made, and the other is waited for."""
+    tools = Orders(read=ToolUnavailableError("orders", 0.01, "it is down"))
+    script = [BOTH, BOTH, says({"answer": "Done."})]
+    with ScriptedModel(script) as server:
+        report = run(engine, tasks_of(3), server.base_url, tools, wait_minutes=0.005)
+    assert (report.ending.kind, report.outcomes, report.answered) == ("waiting", {"ok": 1}, 1)
+    assert tools.done == ["refund"] * 2
+    spent = spending.spent(engine, report.batch_id)
+    assert (spent.tool_calls, spent.prompt_tokens, spent.completion_tokens) == (2, 30, 15)
 
 
 def test_one_task_has_a_limit_of_tokens_too(engine: Engine) -> None:
