@@ -21,6 +21,7 @@ from agent_pipelines.agents.answers import Batch
 from agent_pipelines.agents.budget import Meter, MeteredModel, MeteredSession
 from agent_pipelines.agents.dispatch import Dispatch, Ending
 from agent_pipelines.agents.journal import Journal
+from agent_pipelines.agents.load import LoadReader
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
@@ -80,6 +81,7 @@ async def run_batch(
     watch: Watch | None = None,
     say: Callable[[str], object] = logger.warning,
     fence: Fence = unfenced,
+    load: LoadReader | None = None,
 ) -> BatchReport:
     """Answer every task that has no answer yet, then close the batch.
 
@@ -90,7 +92,7 @@ async def run_batch(
 
     With a ``watch`` no answer is written without the index having been looked at shortly before.
     ``say`` is told what rows wait for. Every transaction that records something begins with the
-    ``fence``.
+    ``fence``. ``load``: of the model server, where somebody reads that already.
 
     Raises:
         LeaseLostError: by the fence. Another run is at the batch, and nothing more was recorded.
@@ -125,7 +127,7 @@ async def run_batch(
             toolbox=toolbox,
             journal=Journal(engine, batch.batch_id, fence=fence),
             meter=meter,
-            load=model.server,
+            load=load or model.server,
             say=say,
         )
         ending = Ending("finished")

@@ -228,6 +228,7 @@ class BatchRun:
                         watch=Watch(admitted.admission, self._look) if admitted else None,
                         say=self.log,
                         fence=lease.check,
+                        load=observation,
                     )
         return Ended(report, model.name, admitted, tally, breakers, observation.served, model.gpus)
 
