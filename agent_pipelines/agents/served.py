@@ -93,8 +93,6 @@ class Counters:
     """Seconds between two tokens of one request."""
     generated: float = 0.0
     """Tokens."""
-    prompted: float = 0.0
-    """Tokens, those from the prefix cache included."""
     prefix_queries: float = 0.0
     """Tokens of prompts that were looked for in the prefix cache."""
     prefix_hits: float = 0.0
@@ -126,7 +124,7 @@ class Counters:
         )
 
 
-_NUMBERS = ("generated", "prompted", "prefix_queries", "prefix_hits", "preemptions")
+_NUMBERS = ("generated", "prefix_queries", "prefix_hits", "preemptions")
 
 
 @dataclass(frozen=True)

@@ -528,7 +528,7 @@ def test_rows_follow_the_load_of_the_server(engine: Engine) -> None:
     class Server:
         async def load(self) -> Load:
             nonlocal most
-            return Load(waiting=0, running=8, kv_cache=0.1, preemptions=0)
+            return Load(waiting=0, kv_cache=0.1, preemptions=0)
 
         async def counters(self) -> None:
             return None

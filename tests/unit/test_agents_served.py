@@ -21,17 +21,14 @@ def read(name: str) -> Reading:
 
 def test_vllm_s_own_words_are_understood() -> None:
     idle, busy, after = read("idle"), read("busy"), read("after")
-    assert idle.load == parsed_load(told("idle")) == Load(0, 0, 0.0, 0)
+    assert idle.load == parsed_load(told("idle")) == Load(0, 0.0, 0)
     assert idle.counters.ttft.count == idle.counters.generated == 0
-    assert busy.load.running > 0
     assert busy.load.waiting > 0
     assert 0 < busy.load.kv_cache < 1
-    assert after.load.running == 0
     assert after.counters.ttft.count == 24
     # Of each answer all tokens but the first came some time after another one.
     assert after.counters.inter_token.count == after.counters.generated - 24
     assert 0 < after.counters.prefix_hits < after.counters.prefix_queries
-    assert after.counters.prefix_queries == after.counters.prompted
 
 
 @pytest.mark.parametrize("text", ["", "<html>Please log in.</html>", "# TYPE up gauge\nup 1\n"])
