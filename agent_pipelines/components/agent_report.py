@@ -62,9 +62,13 @@ def results(
     """What they come to."""
     report = ended.report
     ok, answered = report.outcomes.get("ok", 0), sum(report.outcomes.values())
+    # What waits is not wrong yet, unless the answers that are to come cannot put it right.
+    possible = ok + report.tasks - answered >= COMPLETION * report.tasks
+    waits = report.ending.kind == "waiting" and possible
     yield dg.AssetCheckResult(
         check_name="completion",
         passed=answered == report.tasks and ok >= COMPLETION * report.tasks,
+        severity=dg.AssetCheckSeverity.WARN if waits else dg.AssetCheckSeverity.ERROR,
         description=f"{ok} of {report.tasks} ok, {answered} answered{_why_not_all(report)}",
         metadata={"ok": ok, "answered": answered, "tasks": report.tasks},
     )
