@@ -33,3 +33,5 @@ class Answer:
     """Signals of the index that were not true when it was given."""
     outcome_unknown: Sequence[Mapping[str, Any]] = ()
     """Calls (tool, arguments) that were sent once, and nobody knows whether they took effect."""
+    calls_done: Sequence[Mapping[str, Any]] = ()
+    """Calls (tool, arguments) that took effect, and may not be repeated."""

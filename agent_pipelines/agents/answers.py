@@ -278,6 +278,7 @@ def record_answer(engine: Engine, batch: Batch, answer: Answer, *, fence: Fence 
                 sequence=sequence,
                 false_signals=list(answer.false_signals),
                 outcome_unknown=list(answer.outcome_unknown),
+                calls_done=list(answer.calls_done),
                 finished_at=datetime.now(UTC),
             )
         )
@@ -406,6 +407,7 @@ def _answer(row: Row[Any]) -> Answer:
         sequence=row.sequence,
         false_signals=tuple(row.false_signals),
         outcome_unknown=row.outcome_unknown,
+        calls_done=row.calls_done,
     )
 
 

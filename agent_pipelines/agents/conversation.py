@@ -126,6 +126,7 @@ class Conversation:
     under_way: dict[int, Call] = field(default_factory=dict)
     """Calls of this turn that have been sent and may not be repeated."""
     unknown: list[Mapping[str, Any]] = field(default_factory=list)
+    done: list[Mapping[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.mode = mode_of(self.spec, self.toolbox, self.task.prompt)
@@ -150,6 +151,7 @@ class Conversation:
             self.tool_calls += trace["sent"]
             self.retrieved.remember(trace["retrieved"])
             self.unknown += [trace["unknown"]] if trace.get("unknown") else []
+            self.done += [trace["done"]] if trace.get("done") else []
             self.consulted = self.consulted or not trace["is_error"]
             self.last_tool_error = message["content"] if trace["is_error"] else None
             # Without a digest: from a journal that an older version began.
@@ -217,6 +219,7 @@ class Conversation:
                 *(called.unknown for called in aside if called.unknown),
                 *map(_named, self.under_way.values()),
             ],
+            calls_done=[*self.done, *(called.done for called in aside if called.done)],
         )
 
     async def _open(self) -> None:
@@ -412,7 +415,9 @@ class Conversation:
         if result.outage and tool.repeatable and self.patient:
             # The tool's own word that it can do nothing now, which would be the model's last.
             raise Down(tool.server, ToolTransportError(f"{result.outage} is down"))
-        return Called(result, sent=True)
+        # One that the tool says has failed may be tried again.
+        done = None if tool.repeatable or result.is_error else _named(call)
+        return Called(result, sent=True, done=done)
 
     def _give_way(self, down: Down, well: Collection[str | None]) -> Never:
         """End here, where a call cannot be made now."""
@@ -454,6 +459,8 @@ class Conversation:
         }
         if called.unknown:
             trace["unknown"] = called.unknown
+        if called.done:
+            trace["done"] = called.done
         message = {**self.mode.result(call, text), TRACE: trace}
         await self._say(message)
         return message

@@ -6,7 +6,7 @@ Belongs here: opening such a batch. Does not belong here: running it, which is a
 The earlier batch stays as it was, its failed answers and all journals with it. The new one has all
 of its tasks, and its good answers with whatever was recorded of them, so that report, checks and
 export are of the whole; the failed rows are begun from nothing, but for those of which a call that
-may not be repeated has an unknown outcome: they stay as they are.
+may not be repeated was made, or may have been: they stay as they are.
 """
 
 from collections import Counter
@@ -93,10 +93,11 @@ def rerun_failed(
 
 
 def _is_kept() -> ColumnElement[bool]:
-    """Good answers; and those after which nobody knows what a call that may not be repeated has
-    done, for to answer them anew is to repeat it."""
-    unknown = cast(answers.c.outcome_unknown, String).not_in(("[]", "null"))
-    return or_(answers.c.outcome == "ok", unknown)
+    """Good answers; and those for which a call that may not be repeated was made, or may have
+    been, for to answer them anew is to repeat it."""
+    calls = (answers.c.outcome_unknown, answers.c.calls_done)
+    made = (cast(column, String).not_in(("[]", "null")) for column in calls)
+    return or_(answers.c.outcome == "ok", *made)
 
 
 def _copied(table: Table, of: str, to: str, *conditions: ColumnElement[bool]) -> Insert:

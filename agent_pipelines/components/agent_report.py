@@ -171,6 +171,11 @@ def _sample(rows: Sequence[tuple[Task, "Answer", datetime]]) -> str:
                 if answer.outcome_unknown
                 else ""
             )
+            + (
+                f"done: {', '.join(c['tool'] for c in answer.calls_done)}\n\n"
+                if answer.calls_done
+                else ""
+            )
             + f"{answer.outcome}: {text}\n\n{cited}"
         )
     return "\n\n---\n\n".join(blocks)

@@ -311,6 +311,8 @@ answers = Table(
     Column("false_signals", JSON, nullable=False, default=list),
     # calls (tool, arguments) that were sent once, and nobody knows whether they took effect
     Column("outcome_unknown", JSON, nullable=False, default=list),
+    # calls (tool, arguments) that took effect, and may not be repeated
+    Column("calls_done", JSON, nullable=False, default=list),
     Column("finished_at", UtcDateTime, nullable=False),
 )
 

@@ -32,11 +32,13 @@ from agent_pipelines.agents.answers import (
     read_answers,
     record_answer,
     resume,
+    unanswered,
 )
 from agent_pipelines.agents.batch import BatchReport, run_batch
 from agent_pipelines.agents.conversation import Parked
 from agent_pipelines.agents.loop import converse
 from agent_pipelines.agents.model import Message, Model, ModelError, ModelUnavailableError
+from agent_pipelines.agents.rerun import rerun_failed
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import (
@@ -154,6 +156,7 @@ class TestConversation:
         assert second.done == ["read"]
         assert answer.outcome == "ok"
         assert (answer.tool_calls, answer.outcome_unknown) == (2, [])
+        assert answer.calls_done == [{"tool": "refund", "arguments": {"order": "7"}}]
         texts = [message["content"] for message in talk.requests[-1]["messages"][-2:]]
         assert texts == ["refund done", "read done"]
         assert "harness" not in json.dumps(talk.requests)
@@ -213,6 +216,12 @@ class TestConversation:
         assert tools.done == ["refund"]
         assert (answer.outcome, answer.tool_calls) == ("budget", 1)
         assert answer.outcome_unknown == []
+        assert answer.calls_done == [{"tool": "refund", "arguments": {"order": "7"}}]
+
+    def test_what_a_tool_says_has_failed_is_not_done(self) -> None:
+        refused = ToolResult(True, "There is no such order.")
+        answer = Talk([BOTH, DONE]).hold(Orders(refund=refused))
+        assert (answer.outcome, answer.calls_done) == ("ok", [])
 
     def test_what_the_tool_itself_says_to_be_down_is_waited_for_where_that_is_safe(self) -> None:
         outage = ToolResult(True, "The database is down.", outage="database")
@@ -517,6 +526,26 @@ def test_the_row_in_the_database_names_what_is_unknown(engine: Engine) -> None:
         report = run(engine, tasks_of(1), server.base_url, tools)
     (answer,) = read_answers(engine, report.batch_id)
     assert answer.outcome_unknown == [{"tool": "refund", "arguments": {"order": "7"}}]
+
+
+def test_a_rerun_repeats_no_call_that_is_done_and_may_not_be_repeated(engine: Engine) -> None:
+    """The row stays as it is, and says why; one that has only read is answered anew."""
+
+    def script(body: dict[str, Any]) -> Turn:
+        if len(body["messages"]) > 2:
+            return Turn(status=400)
+        tool = "refund" if question(body) == "question 1" else "read"
+        return calls((tool, {"order": "7"}))
+
+    with ScriptedModel(script) as server:
+        report = run(engine, tasks_of(2), server.base_url)
+    assert report.outcomes == {"model": 2}
+    rerun = rerun_failed(engine, spec_of(), model=MODEL)
+    left = unanswered(engine, rerun.batch_id, after=0, limit=9)
+    assert [task.task_id for task in left] == ["t0"]
+    (kept,) = read_answers(engine, rerun.batch_id)
+    assert (kept.task_id, kept.outcome) == ("t1", "model")
+    assert kept.calls_done == [{"tool": "refund", "arguments": {"order": "7"}}]
 
 
 def test_rows_follow_the_load_of_the_server(engine: Engine) -> None:
