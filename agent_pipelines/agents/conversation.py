@@ -8,7 +8,7 @@ for what is down (`parking.py`).
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Never
 
 from agent_pipelines.agents.answer import Answer, Outcome
@@ -115,6 +115,8 @@ class Conversation:
     completion_tokens: int = 0
     consulted: bool = False
     corrected: bool = False
+    cut_off: bool = False
+    """Whether the last reply ends where its limit of tokens was reached."""
     last_tool_error: str | None = None
     failed: dict[str, list[str]] = field(default_factory=dict)
     """What each call that was sent has brought since it last succeeded, by its digest."""
@@ -143,6 +145,7 @@ class Conversation:
         if message["role"] == "assistant":
             self._begin_turn()
             self.turns += 1
+            self.cut_off = trace.get("cut_off", False)
             self.prompt_tokens += trace["prompt_tokens"]
             self.completion_tokens += trace["completion_tokens"]
         if "is_error" in trace:
@@ -303,6 +306,8 @@ class Conversation:
         }
         if reply.refusal:
             trace["refusal"] = reply.refusal
+        if reply.cut_off:
+            trace["cut_off"] = True
         message = {**reply.message, TRACE: trace}
         await self._say(message)
         self.asking -= 1  # one that is cut off stays counted
@@ -391,6 +396,8 @@ class Conversation:
         tool = self.toolbox.get(call.tool)
         if tool is None or call.arguments is None:
             refusal = await self.toolbox.call(call.tool, call.arguments, self.task.inputs)
+            if self.cut_off and call.arguments is None:
+                refusal = replace(refusal, text=f"{refusal.text} It was {self._cut_off()}.")
             return Called(refusal, sent=False)
         if not admitted:
             limit = self.spec.limits.tool_calls
@@ -472,9 +479,14 @@ class Conversation:
             return "call one of the tools before you answer"
         cites = bool(self.retrieved.refs)
         value = parsed(reply["content"])
-        return problem(value, self.spec.output_schema, cites=cites) or self.spec.refusal(
+        wrong = problem(value, self.spec.output_schema, cites=cites) or self.spec.refusal(
             {key: item for key, item in value.items() if key != "citations"}
         )
+        return f"{wrong}: it was {self._cut_off()}" if wrong and self.cut_off else wrong
+
+    def _cut_off(self) -> str:
+        limit = self.spec.limits.completion_tokens
+        return f"cut off at {limit} tokens, the limit of one reply (completion_tokens)"
 
     def _accept(self, reply: Message) -> tuple[Any, Sequence[Citation]]:
         output = parsed(reply["content"])

@@ -60,6 +60,8 @@ class Reply:
 
     message: Message
     refusal: str | None
+    cut_off: bool
+    """Whether it ends where its limit of tokens was reached."""
     prompt_tokens: int
     completion_tokens: int
     seconds: float
@@ -133,6 +135,7 @@ class Model:
         return Reply(
             message=_wire(choice.message),
             refusal=refused,
+            cut_off=choice.finish_reason == "length",
             prompt_tokens=usage.prompt_tokens if usage else 0,
             completion_tokens=usage.completion_tokens if usage else 0,
             seconds=time.perf_counter() - started,
