@@ -138,7 +138,11 @@ def test_it_is_started_again_by_itself_and_goes_on_where_it_was(world: World) ->
         last = world.run(**request.tags)
     assert last.success
     assert completion(last).passed
-    assert world.instance.get_latest_materialization_event(ANSWERS) is not None
+    event = world.instance.get_latest_materialization_event(ANSWERS)
+    assert event is not None
+    assert event.asset_materialization is not None
+    page = Path(str(event.asset_materialization.metadata["trace"].value))
+    assert not page.is_relative_to(Path(__file__).parents[2]), "a test writes into the checkout"
     assert world.batch().state == "finished"
     assert world.look().run_requests == []
     assert len(world.model.requests) == 2 * TASKS
