@@ -60,7 +60,8 @@ def open_batch(
     """The unfinished batch of this very work, or a new one, with all of its tasks staged.
 
     Work is the same where agent, model, tasks, partition and snapshot are, so that what was cut off
-    is found again, in whatever order its tasks come now, and anything that changed starts afresh.
+    is found again, in whatever order its tasks come now and whichever signals are false by then,
+    and anything else that changed starts afresh.
     One opener at a time: hold a lease on the agent (or its partition). What one that died had
     staged is removed by the next.
 
@@ -71,7 +72,7 @@ def open_batch(
     labels = tuple(false_signals)
 
     def digest() -> Digest:
-        return work_of(spec, model, snapshot, labels, partition)
+        return work_of(spec, model, snapshot, partition)
 
     # Where it may be found again, the tasks are read once more rather than written for nothing;
     # what can be read only once is written.
@@ -139,8 +140,7 @@ def resume(
     if row is None:
         return None
     before = Snapshot(row.index_name, row.sequence) if row.index_name else None
-    labels = row.false_signals
-    work = work_of(spec, model, before, labels, partition, rerun_of=row.rerun_of)
+    work = work_of(spec, model, before, partition, rerun_of=row.rerun_of)
     for task in _staged(engine, batch_id):
         work.add(task)
     with write(engine) as connection:
@@ -174,14 +174,13 @@ def work_of(
     spec: AgentSpec,
     model: str,
     snapshot: Snapshot | None,
-    false_signals: Sequence[str],
     partition: str,
     *,
     rerun_of: str | None = None,
 ) -> Digest:
     """A digest of all that decides the answers but the tasks, which are to be added."""
     on = [snapshot.index, snapshot.sequence] if snapshot else None
-    head = [spec.deciding, model, on, sorted(false_signals), partition, rerun_of]
+    head = [spec.deciding, model, on, partition, rerun_of]
     return Digest(json.dumps(head, sort_keys=True).encode())
 
 

@@ -64,7 +64,7 @@ def rerun_failed(
     of = earlier.batch_id
     if counts["ok"] == tasks:
         return Batch(of, tasks, snapshot, tuple(false_signals), tasks)
-    work = work_of(spec, model, snapshot, false_signals, partition, rerun_of=of)
+    work = work_of(spec, model, snapshot, partition, rerun_of=of)
     batch_id = new_id()
     # One transaction, all of it inside the database: 100,000 rows take it a second or two.
     with write(engine) as connection:
