@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -137,24 +136,6 @@ async def opened(base_url: str, access: Access) -> AsyncIterator[LlmClient]:
         access.key()
     async with LlmClient(base_url, access) as http:
         yield http
-
-
-def key_from(file: Path) -> str:
-    """The key in a file.
-
-    Raises:
-        UserError: it cannot be read, or is empty.
-    """
-    try:
-        if key := file.read_text().strip():
-            return key
-        reason = "it is empty"
-    except (OSError, UnicodeDecodeError) as error:
-        reason = str(error)
-    raise UserError(
-        f"`api_key_file` {file} cannot be read: {reason}",
-        remedy="set it to a file that holds the key and nothing else",
-    )
 
 
 _REFUSED = "agent_pipelines_refused"
