@@ -173,8 +173,8 @@ def reopen(connection: Connection, agent: str, work: Digest) -> tuple[str, int] 
 def work_of(
     spec: AgentSpec,
     model: str,
-    snapshot: Snapshot | None,
-    partition: str,
+    snapshot: Snapshot | None = None,
+    partition: str = "",
     *,
     rerun_of: str | None = None,
 ) -> Digest:

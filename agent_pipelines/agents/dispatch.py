@@ -14,7 +14,7 @@ from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from agent_pipelines.agents.answer import Answer
+from agent_pipelines.agents.answer import Answer, unexpected
 from agent_pipelines.agents.budget import Meter
 from agent_pipelines.agents.concurrency import Concurrency
 from agent_pipelines.agents.conversation import TRACE, Parked
@@ -214,9 +214,7 @@ class Dispatch:
             # Without the state database no row can be accounted for: the batch stops, resumable.
             raise
         except Exception as error:  # a row never sinks the batch, not even by a bug of ours
-            logger.exception("task %s failed unexpectedly", task.task_id)
-            what = f"unexpected {type(error).__name__}: {error}"
-            return Answer(task.task_id, "model", error=what)
+            return unexpected(task.task_id, error)
 
     def _recorded(self, row: _Row, message: Message) -> None:
         """Whoever a message comes from is not down."""

@@ -5,11 +5,10 @@ Belongs here: what lasts from one task to the next. Does not belong here: the ag
 """
 
 import asyncio
-import hashlib
-import json
 import logging
 import time
 
+from agent_pipelines.agents.answers import work_of
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tools import Toolbox, ToolTransportError
@@ -39,7 +38,7 @@ class ServedAgent:
         self.description = description
         self.model = model
         self.policy = policy
-        self.work = _digest(spec, model.name)
+        self.work = str(work_of(spec, model.name))
         """A digest of all that decides its answers."""
         self._sessions = sessions
         self._servers = spec.tool_servers if spec.tools else ()
@@ -80,8 +79,3 @@ class ServedAgent:
             # Its tools are not what they were: the next who asks waits for a listing, and is told.
             self._toolbox = None
             _log.error("the tools of agent %s cannot be listed: %s", self.name, error)
-
-
-def _digest(spec: AgentSpec, model: str) -> str:
-    decides = json.dumps([spec.deciding, model], sort_keys=True)
-    return hashlib.sha256(decides.encode()).hexdigest()[:24]

@@ -17,7 +17,7 @@ from opentelemetry import trace
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from agent_pipelines.agents.answer import Answer
+from agent_pipelines.agents.answer import Answer, unexpected
 from agent_pipelines.agents.answers import Batch, Snapshot, record_answer
 from agent_pipelines.agents.journal import Journal
 from agent_pipelines.agents.loop import converse
@@ -250,9 +250,7 @@ class Conversations:
             # Without the state database nothing is answered, and all can be resumed.
             raise
         except Exception as error:  # as in a batch: whatever happened, there is an answer
-            _log.exception("task %s failed unexpectedly", task.task_id)
-            said = f"unexpected {type(error).__name__}: {error}"
-            return Answer(task.task_id, "model", error=said)
+            return unexpected(task.task_id, error)
 
     def _is_answered(self, conversation: Conversation, taken: records.Taken) -> bool:
         """Whether that is the end of it: the answer to a task that was taken in before."""
