@@ -15,9 +15,9 @@ from typing import Any, Self
 
 import httpx2
 import openai
-from openai.types.chat import ChatCompletion
-from openai.types.chat.chat_completion import Choice
+from pydantic import ValidationError
 
+from agent_pipelines.agents.completion import Completion, Usage
 from agent_pipelines.agents.pulse import Pulse, SilentError
 from agent_pipelines.agents.served import ServerReader
 
@@ -100,10 +100,10 @@ class Model:
         """
         started = time.perf_counter()
         try:
-            # Not chat.completions.create: to walk through messages that are JSON already, as
-            # journalled, takes it a third of a conversation's CPU time.
             async with self.pulse.followed(self.is_there):
-                completion = await self.client.post(
+                # Not chat.completions.create: to walk through messages that are JSON already, as
+                # journalled, takes it a third of a conversation's CPU time.
+                response = await self.client.post(
                     "/chat/completions",
                     body={
                         "model": self.name,
@@ -112,32 +112,32 @@ class Model:
                         "max_completion_tokens": completion_tokens,
                         **options,
                     },
-                    cast_to=ChatCompletion,
+                    cast_to=httpx2.Response,
                 )
         except SilentError as error:
             raise silent(self.name) from error
         except openai.OpenAIError as error:
             raise _failure(error) from error
-        except ValueError as error:
-            raise _no_completion(str(error)) from error
-        if not isinstance(completion, ChatCompletion):
-            raise _no_completion(str(completion))
+        try:
+            completion = Completion.model_validate_json(response.content)
+        except ValidationError as error:
+            # A success that is none: a gateway's page while it is down for maintenance, say.
+            raise ModelUnavailableError(
+                f"the model server answered with no chat completion: {response.text[:200]}",
+                suspicion=2,
+            ) from error
         if not completion.choices:
             raise ModelError("the model server answered without a choice")
-        choice = completion.choices[0]
-        # The client makes its types of whatever came, and checks nothing.
-        if not isinstance(choice, Choice) or choice.message is None:
-            raise _no_completion(completion.to_json(indent=None))
-        usage = completion.usage
+        choice, usage = completion.choices[0], completion.usage or Usage()
         refused = choice.message.refusal
         if refused is None and choice.finish_reason == "content_filter":
             refused = "stopped by the content filter of the model server"
         return Reply(
-            message=_wire(choice.message),
+            message=choice.message.wire(),
             refusal=refused,
             cut_off=choice.finish_reason == "length",
-            prompt_tokens=usage.prompt_tokens if usage else 0,
-            completion_tokens=usage.completion_tokens if usage else 0,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
             seconds=time.perf_counter() - started,
         )
 
@@ -159,13 +159,6 @@ def silent(model: str) -> ModelUnavailableError:
     return ModelUnavailableError(
         f"the server of model {model} does not answer: no reply, and not whether it is there",
         suspicion=1,
-    )
-
-
-def _no_completion(said: str) -> ModelError:
-    """A success that is none: a gateway's page while it is down for maintenance, say."""
-    return ModelUnavailableError(
-        f"the model server answered with no chat completion: {said[:200]}", suspicion=2
     )
 
 
@@ -200,19 +193,3 @@ def _seconds(retry_after: str | None) -> float | None:
             return None
         seconds = (date.astimezone(UTC) - datetime.now(UTC)).total_seconds()
     return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def _wire(message: Any) -> Message:
-    """The parts of an assistant's message that a server takes back."""
-    wire: Message = {"role": "assistant", "content": message.content or ""}
-    if message.tool_calls:
-        wire["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.function.name, "arguments": call.function.arguments},
-            }
-            for call in message.tool_calls
-            if call.type == "function"
-        ]
-    return wire
