@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import httpx2
 
 from agent_pipelines.errors import UnavailableError, UserError
+from resources.llm_wire import Wire
 from resources.tool_tls import ClientTls, TlsFiles, explain, why_refused
 
 #: Statuses that say: try another key.
@@ -23,6 +25,9 @@ _UNAUTHORISED = (401, 403)
 #: Seconds that a connection is kept open between requests: less than vLLM's five and anybody
 #: else's, for a request that meets a connection as it closes has failed.
 _KEPT_SECONDS = 3.0
+
+#: Connections, where the openai client sets no bound.
+_AT_ONCE = 1000
 
 #: Seconds for the first question, which no model has to think about.
 _GREETING = 10.0
@@ -51,18 +56,24 @@ class LlmClient(httpx2.AsyncClient):
 
         self._tls = ClientTls(access.files)
         self._key = access.key
+        at_once = openai.DEFAULT_CONNECTION_LIMITS.max_connections or _AT_ONCE
+        # A proxy of the office does not know our loopback.
+        proxied = not _is_loopback(base_url) and bool(getproxies())
         super().__init__(
             verify=self._tls.context,
             headers=dict(access.headers),
             timeout=openai.DEFAULT_TIMEOUT,
             limits=httpx2.Limits(
-                max_connections=openai.DEFAULT_CONNECTION_LIMITS.max_connections,
-                max_keepalive_connections=openai.DEFAULT_CONNECTION_LIMITS.max_connections,
+                max_connections=at_once,
+                max_keepalive_connections=at_once,
                 keepalive_expiry=_KEPT_SECONDS,
             ),
             follow_redirects=True,
-            # A proxy of the office does not know our loopback.
-            trust_env=not _is_loopback(base_url),
+            # Only httpx2's own wire goes through proxies.
+            transport=None
+            if proxied
+            else Wire(self._tls.context, connections=at_once, kept_seconds=_KEPT_SECONDS),
+            trust_env=proxied,
         )
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
