@@ -15,9 +15,9 @@ from datetime import datetime
 
 from sqlalchemy import Engine
 
-from agent_pipelines.agents import answers, spending, waiting
+from agent_pipelines.agents import answers, batches, lifecycle, spending, waiting
 from agent_pipelines.agents.answer import Answer
-from agent_pipelines.agents.answers import Batch
+from agent_pipelines.agents.batches import Batch
 from agent_pipelines.agents.budget import Meter, MeteredModel, MeteredSession
 from agent_pipelines.agents.dispatch import Dispatch, Ending
 from agent_pipelines.agents.journal import Journal
@@ -146,7 +146,7 @@ async def run_batch(
         raise  # whoever has it now says how it ends
     except BaseException:
         # Ctrl-C included. After kill -9 the row stays `running`, which opens again just the same.
-        answers.stop_batch(engine, batch.batch_id, fence=fence)
+        lifecycle.stop_batch(engine, batch.batch_id, fence=fence)
         seconds = time.perf_counter() - started
         spending.add_seconds(engine, batch.batch_id, seconds, fence=fence)
         raise
@@ -179,7 +179,7 @@ def _report(
     cost = spending.spent(engine, batch_id)
     return BatchReport(
         batch_id=batch_id,
-        tasks=answers.count_tasks(engine, batch_id),
+        tasks=batches.count_tasks(engine, batch_id),
         resumed=outcomes.total() if resumed is None else resumed,
         answered=cost.answers,
         outcomes=outcomes,
@@ -204,9 +204,9 @@ def _close(
         what, reason = ending.what, ending.reason
         return waiting.wait(engine, batch_id, what, reason, answered=answered, fence=fence)
     if ending.kind == "budget":
-        answers.stop_batch(engine, batch_id, fence=fence)
+        lifecycle.stop_batch(engine, batch_id, fence=fence)
     else:
-        answers.finish_batch(engine, batch_id, fence=fence)
+        lifecycle.finish_batch(engine, batch_id, fence=fence)
     return None
 
 

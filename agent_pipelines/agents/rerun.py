@@ -26,8 +26,9 @@ from sqlalchemy import (
     select,
 )
 
-from agent_pipelines.agents.answers import Batch, Snapshot, new_id, outcomes, reopen, work_of
-from agent_pipelines.agents.batches import newest
+from agent_pipelines.agents.answers import outcomes
+from agent_pipelines.agents.batches import Batch, Snapshot, newest
+from agent_pipelines.agents.lifecycle import new_id, reopen, work_of
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.errors import UserError
 from agent_pipelines.state.engine import write

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 
-from agent_pipelines.agents.answers import work_of
+from agent_pipelines.agents.lifecycle import work_of
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tools import Toolbox, ToolTransportError

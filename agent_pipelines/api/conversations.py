@@ -18,7 +18,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from agent_pipelines.agents.answer import Answer, unexpected
-from agent_pipelines.agents.answers import Batch, Snapshot, record_answer
+from agent_pipelines.agents.answers import record_answer
+from agent_pipelines.agents.batches import Batch, Snapshot
 from agent_pipelines.agents.journal import Journal
 from agent_pipelines.agents.loop import converse
 from agent_pipelines.agents.model import Message

@@ -19,15 +19,16 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from sqlalchemy import Engine, create_engine, func, insert, select, text
 
-from agent_pipelines.agents import answers
+from agent_pipelines.agents import answers, lifecycle
 from agent_pipelines.agents.answer import Answer
-from agent_pipelines.agents.answers import open_batch, unanswered
+from agent_pipelines.agents.answers import unanswered
 from agent_pipelines.agents.aside import NOTE, Aside, Called
 from agent_pipelines.agents.batches import named
 from agent_pipelines.agents.budget import Spent
 from agent_pipelines.agents.conversation import Record
 from agent_pipelines.agents.export import export
 from agent_pipelines.agents.journal import Journal
+from agent_pipelines.agents.lifecycle import open_batch
 from agent_pipelines.agents.model import Message
 from agent_pipelines.agents.rerun import rerun_failed
 from agent_pipelines.agents.spec import AgentSpec
@@ -125,17 +126,17 @@ def test_a_batch_is_rerun_finished_and_exported(engine: Engine, tmp_path: Path) 
     for n, task in enumerate(tasks):
         outcome: Any = "ok" if n % 20 else "model"
         answers.record_answer(engine, batch, Answer(task.task_id, outcome, seconds=n / 100))
-    answers.finish_batch(engine, batch.batch_id)
+    lifecycle.finish_batch(engine, batch.batch_id)
     assert answers.latency(engine, batch.batch_id, 0.5) == 1.19
     assert answers.latency(engine, batch.batch_id, 0.95) == 2.27
     again = rerun_failed(engine, SPEC, model="m")
     left = all_of(engine, again.batch_id, limit=5)
     assert [task.task_id for task in left] == [f"t{n}" for n in range(0, 240, 20)]
     with pytest.raises(RuntimeError, match="240 tasks in, 228 answers out"):
-        answers.finish_batch(engine, again.batch_id)
+        lifecycle.finish_batch(engine, again.batch_id)
     for task in left:
         answers.record_answer(engine, again, Answer(task.task_id, "ok", {"answer": "a"}))
-    answers.finish_batch(engine, again.batch_id)
+    lifecycle.finish_batch(engine, again.batch_id)
     recorded = named(engine, again.batch_id)
     assert recorded is not None
     for ending in ("parquet", "jsonl"):
@@ -173,7 +174,7 @@ def test_an_answer_to_no_task_is_not_taken_for_one_to_another(engine: Engine) ->
     for name in ("a", "stranger"):
         answers.record_answer(engine, batch, Answer(name, "ok"))
     with pytest.raises(RuntimeError, match="2 tasks in, 2 answers out, 1 of them to these tasks"):
-        answers.finish_batch(engine, batch.batch_id)
+        lifecycle.finish_batch(engine, batch.batch_id)
 
 
 def test_kill_9_while_tasks_are_staged_is_harmless(engine: Engine) -> None:

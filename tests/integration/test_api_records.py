@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import Engine, create_engine, event, func, insert, select, text
 
 from agent_pipelines.agents.answer import Answer
-from agent_pipelines.agents.answers import Batch, Snapshot, record_answer
+from agent_pipelines.agents.answers import record_answer
+from agent_pipelines.agents.batches import Batch, Snapshot
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.api.records import Taken, find, take
 from agent_pipelines.state import tables

@@ -19,10 +19,12 @@ import openai
 import pytest
 from sqlalchemy import Engine, Table, create_engine, func, select, update
 
-from agent_pipelines.agents import answers, parking
+from agent_pipelines.agents import answers, lifecycle, parking
 from agent_pipelines.agents.answer import Answer
-from agent_pipelines.agents.answers import Batch, Snapshot, open_batch, read_answers
+from agent_pipelines.agents.answers import read_answers
 from agent_pipelines.agents.batch import BatchReport, run_batch
+from agent_pipelines.agents.batches import Batch, Snapshot
+from agent_pipelines.agents.lifecycle import open_batch
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
@@ -210,7 +212,7 @@ def test_what_was_cut_off_while_it_was_staged_is_removed(engine: Engine) -> None
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answers, "_remove", lambda *_: None)
+        patch.setattr(lifecycle, "_remove", lambda *_: None)
         with pytest.raises(Killed):
             open_batch(engine, SPEC, dying(), model=MODEL)
     assert _count(engine, tables.tasks) == 2_000
@@ -379,7 +381,7 @@ def test_whoever_lost_the_lease_records_nothing_more(state_url: str) -> None:
 def test_a_missing_answer_is_never_passed_over(engine: Engine) -> None:
     batch = open_batch(engine, SPEC, tasks_of("one"), model=MODEL)
     with pytest.raises(RuntimeError, match="1 tasks in, 0 answers out"):
-        answers.finish_batch(engine, batch.batch_id)
+        lifecycle.finish_batch(engine, batch.batch_id)
     assert state_of(engine, batch.batch_id) == "running"
 
 

@@ -26,16 +26,11 @@ from starlette.routing import Route
 
 from agent_pipelines.agents import model, parking, pulse, spending, waiting
 from agent_pipelines.agents.answer import Answer
-from agent_pipelines.agents.answers import (
-    Snapshot,
-    open_batch,
-    read_answers,
-    record_answer,
-    resume,
-    unanswered,
-)
+from agent_pipelines.agents.answers import read_answers, record_answer, unanswered
 from agent_pipelines.agents.batch import BatchReport, run_batch
+from agent_pipelines.agents.batches import Snapshot
 from agent_pipelines.agents.conversation import Parked
+from agent_pipelines.agents.lifecycle import open_batch, resume
 from agent_pipelines.agents.loop import converse
 from agent_pipelines.agents.model import Message, Model, ModelError, ModelUnavailableError
 from agent_pipelines.agents.rerun import rerun_failed

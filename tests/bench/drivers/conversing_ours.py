@@ -11,7 +11,7 @@ from typing import Any
 import conversations
 import protocol
 
-from agent_pipelines.agents import answers
+from agent_pipelines.agents import lifecycle
 from agent_pipelines.agents.batch import run_batch
 from agent_pipelines.agents.loop import converse
 from agent_pipelines.agents.model import Model
@@ -80,7 +80,7 @@ class Ours:
             Task(f"{self._batches}-{number}", {"question": f"What about incident {number}?"})
             for number in range(count)
         )
-        batch = answers.open_batch(self._engine, spec, tasks, model=self._model.name)
+        batch = lifecycle.open_batch(self._engine, spec, tasks, model=self._model.name)
         report = self._loop.run(
             run_batch(spec, batch=batch, model=self._model, tools=Functions(), engine=self._engine)
         )
