@@ -75,7 +75,8 @@ def check(order: Order) -> str:
     model = order.model or Settings().llm_model
     if on_cpu and model:
         check_llm(model)
-    return f"vLLM with {model or 'the packaged model'} on " + ("the CPU" if on_cpu else _of(gpus))
+    where = "the CPU" if on_cpu else _of(vllm.gpus_taken(order.arguments, gpus))
+    return f"vLLM with {model or 'the packaged model'} on {where}"
 
 
 @asynccontextmanager

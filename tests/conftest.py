@@ -112,10 +112,12 @@ def everything_of_anyio() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def only_our_own_addresses() -> None:
-    """Tests talk to what they start, never to what the developer's shell points at."""
+def only_our_own_addresses(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests talk to what they start, never to what the developer's shell points at; and write into
+    folders of their own, never into the checkout's."""
     for name in _ADDRESSES:
         os.environ.pop(name, None)
+    os.environ["AGENT_PIPELINES_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -62,9 +62,13 @@ def results(
     """What they come to."""
     report = ended.report
     ok, answered = report.outcomes.get("ok", 0), sum(report.outcomes.values())
+    # What waits is not wrong yet, unless the answers that are to come cannot put it right.
+    possible = ok + report.tasks - answered >= COMPLETION * report.tasks
+    waits = report.ending.kind == "waiting" and possible
     yield dg.AssetCheckResult(
         check_name="completion",
         passed=answered == report.tasks and ok >= COMPLETION * report.tasks,
+        severity=dg.AssetCheckSeverity.WARN if waits else dg.AssetCheckSeverity.ERROR,
         description=f"{ok} of {report.tasks} ok, {answered} answered{_why_not_all(report)}",
         metadata={"ok": ok, "answered": answered, "tasks": report.tasks},
     )
@@ -129,7 +133,7 @@ def metadata(ended: Ended, engine: Engine, targets: Targets | None) -> dict[str,
             targets,
             ended.gpus,
             seconds=report.seconds,
-            answers=sum(report.outcomes.values()) - report.resumed,
+            answers=report.answered,
         ),
         **(tool_checks.metadata(ended.tally, ended.breakers) if ended.breakers else {}),
         **(
@@ -165,6 +169,11 @@ def _sample(rows: Sequence[tuple[Task, "Answer", datetime]]) -> str:
             + (
                 f"outcome unknown: {', '.join(c['tool'] for c in answer.outcome_unknown)}\n\n"
                 if answer.outcome_unknown
+                else ""
+            )
+            + (
+                f"done: {', '.join(c['tool'] for c in answer.calls_done)}\n\n"
+                if answer.calls_done
                 else ""
             )
             + f"{answer.outcome}: {text}\n\n{cited}"

@@ -8,11 +8,19 @@ import importlib.metadata
 import importlib.util
 import json
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from agent_pipelines.errors import UserError
 from agent_pipelines.local import accelerators, ports
 from agent_pipelines.local.parts import Launch
+
+#: Flags of vLLM that take more GPUs than one, each as many times as it says.
+_PARALLEL = (
+    *("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp"),
+    *("--data-parallel-size", "-dp"),
+)
 
 #: Tokens of one conversation; the embedded server is for small models and short tasks.
 CONTEXT = 4096
@@ -70,12 +78,25 @@ def launch(
         addresses={
             "url": f"{base}/v1",
             "model": served_name,
-            "gpus": str(0 if on_cpu else accelerators.visible_gpus()),
+            "gpus": str(0 if on_cpu else gpus_taken(extra_args, accelerators.visible_gpus())),
         },
         health_url=f"{base}/health",
         start_timeout=300.0 if on_cpu else 600.0,
         stop_timeout=15.0,
     )
+
+
+def gpus_taken(arguments: Sequence[str], visible: int) -> int:
+    """How many of the visible GPUs a server with these flags works on.
+
+    It splits its model over as many as its parallel sizes multiply to; without them it takes one,
+    and leaves the others alone.
+    """
+    taken, flags = 1, [part for argument in arguments for part in argument.split("=", 1)]
+    for flag, value in pairwise(flags):
+        if flag.replace("_", "-") in _PARALLEL and value.isdigit():
+            taken *= int(value)
+    return min(taken, visible)
 
 
 def _cpu(kv_cache_gib: int) -> dict[str, str]:
