@@ -21,6 +21,7 @@ from pydantic import Field
 from agent_pipelines.agents.spec import DEFAULT_LLM
 from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.settings import Settings
+from resources.secret_file import secret_in
 
 if TYPE_CHECKING:
     from agent_pipelines.agents.model import Model
@@ -209,9 +210,7 @@ class LlmResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def _key(self) -> Callable[[], str] | None:
         """Reads the key anew each time. That of the settings is for the settings' server alone."""
         if self.api_key_file:
-            from resources.llm_client import key_from
-
-            return partial(key_from, Path(self.api_key_file))
+            return partial(secret_in, Path(self.api_key_file), "api_key_file")
         key = self.api_key or (None if self.base_url else Settings().llm_api_key)
         if self.api_key_variable:
             key = os.environ.get(self.api_key_variable)

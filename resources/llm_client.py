@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import httpx2
 
 from agent_pipelines.errors import UnavailableError, UserError
+from resources.llm_wire import Wire
 from resources.tool_tls import ClientTls, TlsFiles, explain, why_refused
 
 #: Statuses that say: try another key.
@@ -24,6 +25,9 @@ _UNAUTHORISED = (401, 403)
 #: Seconds that a connection is kept open between requests: less than vLLM's five and anybody
 #: else's, for a request that meets a connection as it closes has failed.
 _KEPT_SECONDS = 3.0
+
+#: Connections, where the openai client sets no bound.
+_AT_ONCE = 1000
 
 #: Seconds for the first question, which no model has to think about.
 _GREETING = 10.0
@@ -52,18 +56,24 @@ class LlmClient(httpx2.AsyncClient):
 
         self._tls = ClientTls(access.files)
         self._key = access.key
+        at_once = openai.DEFAULT_CONNECTION_LIMITS.max_connections or _AT_ONCE
+        # A proxy of the office does not know our loopback.
+        proxied = not _is_loopback(base_url) and bool(getproxies())
         super().__init__(
             verify=self._tls.context,
             headers=dict(access.headers),
             timeout=openai.DEFAULT_TIMEOUT,
             limits=httpx2.Limits(
-                max_connections=openai.DEFAULT_CONNECTION_LIMITS.max_connections,
-                max_keepalive_connections=openai.DEFAULT_CONNECTION_LIMITS.max_connections,
+                max_connections=at_once,
+                max_keepalive_connections=at_once,
                 keepalive_expiry=_KEPT_SECONDS,
             ),
             follow_redirects=True,
-            # A proxy of the office does not know our loopback.
-            trust_env=not _is_loopback(base_url),
+            # Only httpx2's own wire goes through proxies.
+            transport=None
+            if proxied
+            else Wire(self._tls.context, connections=at_once, kept_seconds=_KEPT_SECONDS),
+            trust_env=proxied,
         )
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
@@ -137,24 +147,6 @@ async def opened(base_url: str, access: Access) -> AsyncIterator[LlmClient]:
         access.key()
     async with LlmClient(base_url, access) as http:
         yield http
-
-
-def key_from(file: Path) -> str:
-    """The key in a file.
-
-    Raises:
-        UserError: it cannot be read, or is empty.
-    """
-    try:
-        if key := file.read_text().strip():
-            return key
-        reason = "it is empty"
-    except (OSError, UnicodeDecodeError) as error:
-        reason = str(error)
-    raise UserError(
-        f"`api_key_file` {file} cannot be read: {reason}",
-        remedy="set it to a file that holds the key and nothing else",
-    )
 
 
 _REFUSED = "agent_pipelines_refused"

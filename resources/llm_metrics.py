@@ -26,10 +26,9 @@ _Read = TypeVar("_Read")
 _TIMEOUT = 5.0
 
 _WAITING = "vllm:num_requests_waiting"
-_RUNNING = "vllm:num_requests_running"
 _KV_CACHE = "vllm:kv_cache_usage_perc"
 _PREEMPTIONS = "vllm:num_preemptions"
-_LOAD = (_WAITING, _RUNNING, _KV_CACHE, _PREEMPTIONS)
+_LOAD = (_WAITING, _KV_CACHE, _PREEMPTIONS)
 
 #: A line of settings, of which the KV cache's size is one.
 _SETTINGS = "vllm:cache_config_info"
@@ -38,11 +37,10 @@ _SIZE = "kv_cache_size_tokens"
 _TTFT = "vllm:time_to_first_token_seconds"
 _INTER_TOKEN = "vllm:inter_token_latency_seconds"  # noqa: S105
 _GENERATED = "vllm:generation_tokens"
-_PROMPTED = "vllm:prompt_tokens"
 _PREFIX_QUERIES = "vllm:prefix_cache_queries"
 _PREFIX_HITS = "vllm:prefix_cache_hits"
 _COUNTERS = (
-    *(_TTFT, _INTER_TOKEN, _GENERATED, _PROMPTED),
+    *(_TTFT, _INTER_TOKEN, _GENERATED),
     *(_PREFIX_QUERIES, _PREFIX_HITS),
 )
 
@@ -102,7 +100,6 @@ def _load(found: "_Families") -> Load | None:
         return None
     return Load(
         waiting=int(found.total(_WAITING)),
-        running=int(found.total(_RUNNING)),
         kv_cache=max(found.values(_KV_CACHE), default=0.0),
         preemptions=int(found.total(_PREEMPTIONS)),
     )
@@ -113,7 +110,6 @@ def _counters(found: "_Families") -> Counters:
         ttft=found.histogram(_TTFT),
         inter_token=found.histogram(_INTER_TOKEN),
         generated=found.total(_GENERATED),
-        prompted=found.total(_PROMPTED),
         prefix_queries=found.total(_PREFIX_QUERIES),
         prefix_hits=found.total(_PREFIX_HITS),
         preemptions=found.total(_PREEMPTIONS),

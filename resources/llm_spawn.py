@@ -85,7 +85,9 @@ def check(order: Order) -> str:
         refuse_what_cannot_fit(
             model, devices, arguments=order.arguments, context=order.context, sharing=sharing
         )
-    return f"vLLM with {model or 'the packaged model'} on " + ("the CPU" if on_cpu else _of(gpus))
+    flags = (*shared(order, gpus), *order.arguments)
+    where = "the CPU" if on_cpu else _of(vllm.gpus_taken(flags, gpus))
+    return f"vLLM with {model or 'the packaged model'} on {where}"
 
 
 @asynccontextmanager

@@ -34,7 +34,7 @@ from agent_pipelines.agents.tools import (
     ToolTransportError,
 )
 from agent_pipelines.errors import UserError
-from agent_pipelines.toolservers.outcome import OUTAGE
+from agent_pipelines.toolservers.outcome import NOT_SENT, OUTAGE
 from resources.tool_results import typed
 from resources.tool_tls import ClientTls, TlsFiles, expiry, explain, why_refused
 
@@ -44,9 +44,6 @@ _TRANSPORT_CODES = (CONNECTION_CLOSED, REQUEST_TIMEOUT, PARSE_ERROR)
 #: Connections kept open between calls, and for how many seconds: less than any server keeps them,
 #: for a call that meets a connection as it closes has failed.
 _KEPT_OPEN, _KEPT_SECONDS = 64, 3.0
-
-#: In the data of an error: no tool has been called.
-_NOT_SENT = "not sent"
 
 #: Too much was sent: the caller's mistake, not the server's.
 _TOO_LARGE = 413
@@ -128,7 +125,7 @@ class OutageAsAnswer(httpx2.AsyncBaseTransport):
                 await response.aread()
         except UserError as error:
             # The token's file is gone for now, perhaps while somebody renews it.
-            return _error(CONNECTION_CLOSED, f"{error.message}; {error.remedy}", _NOT_SENT)
+            return _error(CONNECTION_CLOSED, f"{error.message}; {error.remedy}", NOT_SENT)
         except httpx2.TimeoutException as error:
             said = f"{type(error).__name__}: no answer in time"
             return _error(REQUEST_TIMEOUT, said, _before_sending(error))
@@ -149,7 +146,7 @@ class OutageAsAnswer(httpx2.AsyncBaseTransport):
         if status == 404 and MCP_SESSION_ID in request.headers:
             self.session_lost = True
             said = "the server does not know the session any more"
-            return _error(CONNECTION_CLOSED, said, _NOT_SENT)
+            return _error(CONNECTION_CLOSED, said, NOT_SENT)
         if response.is_success:
             kind = response.headers.get("content-type", "")
             if status in (202, 204) or _streams(response) or kind.startswith("application/json"):
@@ -161,8 +158,8 @@ class OutageAsAnswer(httpx2.AsyncBaseTransport):
                 said = f"{said}; set `token` or `token_file` to one that it accepts"
             code = INVALID_PARAMS if status == _TOO_LARGE else CONNECTION_CLOSED
             # Refused at the door, before any tool was called.
-            refused = status in (*_UNAUTHORISED, 429)
-            return _error(code, said, _NOT_SENT if refused else None)
+            refused = status in (*_UNAUTHORISED, 429) or _error_data(response) == NOT_SENT
+            return _error(code, said, NOT_SENT if refused else None)
         return None
 
     async def aclose(self) -> None:
@@ -268,7 +265,7 @@ class _Session:
                 )
         except MCPError as error:
             if error.code in _TRANSPORT_CODES:
-                kind = ToolNotSentError if error.data == _NOT_SENT else ToolTransportError
+                kind = ToolNotSentError if error.data == NOT_SENT else ToolTransportError
                 raise kind(f"{self._url}: {error}") from error
             return ToolResult(True, str(error))
         except (ValidationError, anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
@@ -328,8 +325,16 @@ def _is_json_rpc(response: httpx2.Response) -> bool:
         return False
 
 
+def _error_data(response: httpx2.Response) -> Any:
+    """What a JSON-RPC error says beyond its message; None where it is none."""
+    try:
+        return json.loads(response.content)["error"]["data"]
+    except (ValueError, TypeError, LookupError):
+        return None
+
+
 def _before_sending(error: httpx2.RequestError) -> str | None:
-    return _NOT_SENT if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout) else None
+    return NOT_SENT if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout) else None
 
 
 def _error(code: int, message: str, data: str | None = None) -> httpx2.Response:

@@ -17,6 +17,7 @@ from pydantic import Field
 from agent_pipelines.agents.spec import SEARCH_SERVER
 from agent_pipelines.errors import UnavailableError, UserError
 from agent_pipelines.settings import Settings
+from resources.secret_file import secret_in
 
 if TYPE_CHECKING:
     from agent_pipelines.agents.guard import GuardedSession
@@ -156,26 +157,16 @@ class ToolServerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def _token(self) -> Callable[[], str] | None:
         """Reads the token anew each time: it may be renewed while a batch runs."""
         if self.token_file:
-            file = Path(self.token_file)
-            _read_token(file)
-            return partial(_read_token, file)
-        token = None if self.url else Settings().search_tool_token
+            token = partial(secret_in, Path(self.token_file), "token_file")
+            token()
+            return token
+        given = None if self.url else Settings().search_tool_token
         if self.token_variable:
-            token = os.environ.get(self.token_variable)
-            if not token:
+            given = os.environ.get(self.token_variable)
+            if not given:
                 raise UserError(
                     f"`token` stands for the environment variable {self.token_variable}, which is "
                     "not set",
                     remedy=f"set {self.token_variable} to the token of the tool server",
                 )
-        return partial(str, token) if token else None
-
-
-def _read_token(file: Path) -> str:
-    try:
-        return file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"`token_file` {file} cannot be read: {error}",
-            remedy="set it to a file that holds the token and nothing else",
-        ) from error
+        return partial(str, given) if given else None

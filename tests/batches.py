@@ -24,9 +24,9 @@ from typing import Any
 from sqlalchemy import Engine, func, select
 
 from agent_pipelines.agents import answers
-from agent_pipelines.agents.answers import open_batch
 from agent_pipelines.agents.batch import run_batch
 from agent_pipelines.agents.journal import Journal
+from agent_pipelines.agents.lifecycle import open_batch
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
@@ -208,9 +208,9 @@ def _die_at(death: Death) -> None:
         with writing():
             await commit(self, rows)
 
-    def recording(*args: Any) -> None:
+    def recording(*args: Any, **more: Any) -> None:
         with writing():
-            record_answer(*args)
+            record_answer(*args, **more)
 
     Journal._commit = committing  # type: ignore[method-assign]
     answers.record_answer = recording

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
 from _pytest.terminal import TerminalReporter
 
@@ -99,10 +100,24 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def only_our_own_addresses() -> None:
-    """Tests talk to what they start, never to what the developer's shell points at."""
+def everything_of_anyio() -> None:
+    """Its parts are imported when first used: by then beside threads that parse as well.
+
+    pytest rewrites what brings a plugin, as anyio does, and Python 3.11 counts the depth of all
+    parsers of a process in one place: two at once end in a SystemError ("AST constructor recursion
+    depth mismatch"). A traceback that is logged is a parser too.
+    """
+    for name in dir(anyio):
+        getattr(anyio, name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def only_our_own_addresses(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests talk to what they start, never to what the developer's shell points at; and write into
+    folders of their own, never into the checkout's."""
     for name in _ADDRESSES:
         os.environ.pop(name, None)
+    os.environ["AGENT_PIPELINES_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""Prometheus' own programs: promtool, amtool and Alertmanager, from PATH or Debian's packages.
+"""Prometheus, promtool, amtool and Alertmanager, from PATH or Debian's packages.
 
 Belongs here: obtaining and running them. Does not belong here: what they are given.
 """
@@ -7,23 +7,25 @@ import contextlib
 import fcntl
 import json
 import shutil
-import socket
 import subprocess
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from agent_pipelines.errors import UserError
+from agent_pipelines.local.ports import HOST, free
 from agent_pipelines.settings import Settings
 from tests.processes import until
 
 #: Debian's name of a program where it differs, and the package that carries it.
 _DEBIAN = {
+    "prometheus": ("prometheus", "prometheus"),
     "promtool": ("promtool", "prometheus"),
     "amtool": ("amtool", "prometheus-alertmanager"),
     "alertmanager": ("prometheus-alertmanager", "prometheus-alertmanager"),
@@ -120,36 +122,84 @@ class Alertmanager:
 @contextlib.contextmanager
 def alertmanager(config: Path, folder: Path) -> Iterator[Alertmanager]:
     """A real Alertmanager on loopback with this configuration."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    log = folder / "alertmanager.log"
-    binary = Path(program("alertmanager"))
+    (port,) = free(1)
+    url = f"http://{HOST}:{port}"
+    arguments = (
+        f"--config.file={config}",
+        f"--storage.path={folder / 'alertmanager'}",
+        f"--web.listen-address={HOST}:{port}",
+        "--cluster.listen-address=",
+    )
+    with _running("alertmanager", *arguments, folder=folder, ready=f"{url}/-/ready"):
+        yield Alertmanager(url)
+
+
+class Prometheus:
+    """A running one."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def up(self) -> dict[str, bool]:
+        """Whether each job's last scrape got an answer."""
+        return {one["metric"]["job"]: one["value"][1] == "1" for one in self.query("up")}
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The vector that this comes to now; an expression that is wrong fails the test."""
+        asked = urllib.parse.urlencode({"query": expression})
+        try:
+            with urllib.request.urlopen(f"{self._url}/api/v1/query?{asked}", timeout=30) as answer:
+                found = json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{expression}: {error.read().decode()}") from error
+        if found["resultType"] == "scalar":
+            return [{"metric": {}, "value": found["result"]}]
+        result: list[dict[str, Any]] = found["result"]
+        return result
+
+
+@contextlib.contextmanager
+def prometheus(targets: Mapping[str, str], folder: Path) -> Iterator[Prometheus]:
+    """A real Prometheus on loopback that scrapes these URLs, by job, every second."""
+    jobs = []
+    for job, url in targets.items():
+        at = urllib.parse.urlsplit(url)
+        static = [{"targets": [at.netloc]}]
+        jobs.append({"job_name": job, "metrics_path": at.path, "static_configs": static})
+    scrape = {"scrape_interval": "1s", "scrape_timeout": "1s"}
+    config = folder / "prometheus.yaml"
+    config.write_text(json.dumps({"global": scrape, "scrape_configs": jobs}))
+    (port,) = free(1)
+    url = f"http://{HOST}:{port}"
+    arguments = (
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder / 'prometheus'}",
+        f"--web.listen-address={HOST}:{port}",
+    )
+    with _running("prometheus", *arguments, folder=folder, ready=f"{url}/-/ready"):
+        yield Prometheus(url)
+
+
+@contextlib.contextmanager
+def _running(name: str, *arguments: str, folder: Path, ready: str) -> Iterator[None]:
+    """The program, from when it is ready until the end of the block."""
+    binary = Path(program(name))
+    log = folder / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [
-                binary,
-                f"--config.file={config}",
-                f"--storage.path={folder / 'alertmanager'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-                "--cluster.listen-address=",
-            ],
-            cwd=binary.parents[2],
-            stdout=output,
-            stderr=output,
+            [binary, *arguments], cwd=binary.parents[2], stdout=output, stderr=output
         )
 
-    def ready() -> bool:
+    def answers() -> bool:
         assert process.poll() is None, log.read_text()
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"{url}/-/ready", timeout=2).close()
+            urllib.request.urlopen(ready, timeout=2).close()
             return True
         return False
 
     try:
-        until(ready, 30, "Alertmanager is ready")
-        yield Alertmanager(url)
+        until(answers, 30, f"{name} is ready")
+        yield
     finally:
         process.kill()
         process.wait()

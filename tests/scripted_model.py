@@ -2,12 +2,19 @@
 
 Belongs here: /v1/chat/completions, /v1/models, /health and /metrics, and the recorded requests.
 Does not belong here: any judgement of what was asked; tests look at `requests`.
+
+Run as a program it says the same to everybody, in a process that can be stopped.
 """
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -125,3 +132,30 @@ class ScriptedModel(LoopbackServer):
                 },
             }
         )
+
+
+@dataclass(frozen=True)
+class ScriptedProcess:
+    """One that runs by itself."""
+
+    pid: int
+    base_url: str
+
+
+@contextmanager
+def scripted_process(said: Mapping[str, Any]) -> Iterator[ScriptedProcess]:
+    """A model server whose process is its own, as long as the block lasts."""
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "tests.scripted_model", json.dumps(said)]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield ScriptedProcess(process.pid, process.stdout.readline().strip())
+        finally:
+            process.kill()
+
+
+if __name__ == "__main__":
+    with ScriptedModel(lambda _: says(json.loads(sys.argv[1]), delay=0.02)) as serving:
+        print(serving.base_url, flush=True)
+        signal.pause()

@@ -1,192 +1,26 @@
-"""Batches and their answers in the state database.
+"""Answers in the state database: one row per task of a batch.
 
-Belongs here: opening, continuing and ending a batch; writing and reading answers. Does not belong
-here: producing them (`batch.py`).
+Belongs here: writing, reading and adding up. Does not belong here: coming to one (`batch.py`), or
+opening and ending the batch (`lifecycle.py`).
 """
 
-import json
 import math
-import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, Engine, Row, exists, func, insert, select
 
 from agent_pipelines.agents.answer import Answer
+from agent_pipelines.agents.batches import Batch
 from agent_pipelines.agents.citations import Citation
-from agent_pipelines.agents.spec import AgentSpec
-from agent_pipelines.agents.staging import stage, unstage
 from agent_pipelines.agents.tasks import Task
-from agent_pipelines.agents.tasks.reading import Digest, distinct
-from agent_pipelines.errors import UserError
 from agent_pipelines.state.engine import read, write
-from agent_pipelines.state.tables import answers, batches
+from agent_pipelines.state.leases import Fence, unfenced
+from agent_pipelines.state.tables import answers
 from agent_pipelines.state.tables import tasks as staged
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The snapshot of an index that a batch starts on."""
-
-    index: str
-    sequence: int
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch that may run. ``answered`` > 0: an earlier run of it was cut off."""
-
-    batch_id: str
-    tasks: int
-    snapshot: Snapshot | None
-    false_signals: tuple[str, ...]
-    answered: int
-
-
-def open_batch(
-    engine: Engine,
-    spec: AgentSpec,
-    tasks: Iterable[Task],
-    *,
-    model: str,
-    snapshot: Snapshot | None = None,
-    false_signals: Sequence[str] = (),
-    partition: str = "",
-) -> Batch:
-    """The unfinished batch of this very work, or a new one, with all of its tasks staged.
-
-    Work is the same where agent, model, tasks, partition and snapshot are, so that what was cut off
-    is found again, in whatever order its tasks come now, and anything that changed starts afresh.
-    One opener at a time: hold a lease on the agent (or its partition). What one that died had
-    staged is removed by the next.
-
-    Raises:
-        UserError: the tasks cannot be read, two have one id, or one lacks a field. Nothing stays.
-    """
-    _remove_unopened(engine, spec.name, partition)
-    labels = tuple(false_signals)
-
-    def digest() -> Digest:
-        return work_of(spec, model, snapshot, labels, partition)
-
-    # Where it may be found again, the tasks are read once more rather than written for nothing;
-    # what can be read only once is written.
-    if iter(tasks) is not tasks and _has_unfinished(engine, spec.name, partition):
-        work = digest()
-        for task in _complete(spec, distinct(tasks)):
-            work.add(task)
-        with write(engine) as connection:
-            found = reopen(connection, spec.name, work)
-        if found is not None:
-            return Batch(found[0], work.count, snapshot, labels, found[1])
-    batch_id = new_id()
-    with write(engine) as connection:
-        connection.execute(
-            insert(batches).values(
-                batch_id=batch_id,
-                agent=spec.name,
-                state="opening",
-                partition=partition,
-                index_name=snapshot.index if snapshot else None,
-                sequence=snapshot.sequence if snapshot else None,
-                false_signals=list(labels),
-                started_at=datetime.now(UTC),
-            )
-        )
-    work = digest()
-    try:
-        stage(engine, batch_id, _complete(spec, distinct(tasks)), work)
-        with write(engine) as connection:
-            found = reopen(connection, spec.name, work)
-            if found is None:
-                connection.execute(
-                    update(batches)
-                    .where(batches.c.batch_id == batch_id)
-                    .values(state="running", work=str(work), tasks=work.count, model=model)
-                )
-    except BaseException:
-        _remove(engine, batch_id)
-        raise
-    if found is None:
-        return Batch(batch_id, work.count, snapshot, labels, answered=0)
-    _remove(engine, batch_id)
-    return Batch(found[0], work.count, snapshot, labels, found[1])
-
-
-def resume(
-    engine: Engine,
-    spec: AgentSpec,
-    batch_id: str,
-    *,
-    model: str,
-    snapshot: Snapshot | None = None,
-    false_signals: Sequence[str] = (),
-    partition: str = "",
-) -> Batch | None:
-    """A batch that was cut off or has waited, with the tasks that it has; None where it is not this
-    agent's work any more.
-
-    It goes on with the snapshot that there is now: an index moves on while a batch waits for
-    something else, and each answer says what it rests on.
-    """
-    begun = select(batches).where(batches.c.batch_id == batch_id)
-    with read(engine) as connection:
-        row = connection.execute(begun).one_or_none()
-    if row is None:
-        return None
-    before = Snapshot(row.index_name, row.sequence) if row.index_name else None
-    labels = row.false_signals
-    work = work_of(spec, model, before, labels, partition, rerun_of=row.rerun_of)
-    for task in _staged(engine, batch_id):
-        work.add(task)
-    with write(engine) as connection:
-        found = reopen(connection, spec.name, work)
-    if found is None:
-        return None
-    return Batch(found[0], work.count, snapshot, tuple(false_signals), found[1])
-
-
-def _staged(engine: Engine, batch_id: str) -> Iterator[Task]:
-    query = select(staged.c.task_id, staged.c.inputs).where(staged.c.batch_id == batch_id)
-    with engine.connect().execution_options(stream_results=True) as connection:
-        for row in connection.execute(query):
-            yield Task(*row)
-
-
-def reopen(connection: Connection, agent: str, work: Digest) -> tuple[str, int] | None:
-    """Go on with the unfinished batch of this work: its id, and how many answers it has."""
-    found: str | None = connection.execute(
-        select(batches.c.batch_id).where(
-            batches.c.agent == agent, batches.c.work == str(work), batches.c.state != "finished"
-        )
-    ).scalar()
-    if found is None:
-        return None
-    connection.execute(update(batches).where(batches.c.batch_id == found).values(state="running"))
-    return found, _count(connection, found)
-
-
-def work_of(
-    spec: AgentSpec,
-    model: str,
-    snapshot: Snapshot | None,
-    false_signals: Sequence[str],
-    partition: str,
-    *,
-    rerun_of: str | None = None,
-) -> Digest:
-    """A digest of all that decides the answers but the tasks, which are to be added."""
-    on = [snapshot.index, snapshot.sequence] if snapshot else None
-    head = [spec.deciding, model, on, sorted(false_signals), partition, rerun_of]
-    return Digest(json.dumps(head, sort_keys=True).encode())
-
-
-def new_id() -> str:
-    """The id of a new batch: one that sorts by time, and that a person can type."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
 
 
 def unanswered(engine: Engine, batch_id: str, *, after: int, limit: int) -> Sequence[Task]:
@@ -204,54 +38,18 @@ def unanswered(engine: Engine, batch_id: str, *, after: int, limit: int) -> Sequ
         return [Task(*row) for row in connection.execute(query)]
 
 
-def finish_batch(engine: Engine, batch_id: str) -> None:
-    """Close a batch: rows in = rows out.
+def record_answer(engine: Engine, batch: Batch, answer: Answer, *, fence: Fence = unfenced) -> None:
+    """Write the answer of one task.
 
     Raises:
-        RuntimeError: a task has no answer, which is a bug here; the batch stays unfinished.
+        LeaseLostError: by the fence; nothing is recorded then.
     """
-    both = staged.join(
-        answers,
-        (answers.c.batch_id == staged.c.batch_id) & (answers.c.task_id == staged.c.task_id),
-    )
-    with write(engine) as connection:
-        tasks = connection.execute(
-            select(batches.c.tasks).where(batches.c.batch_id == batch_id)
-        ).scalar_one()
-        paired = connection.execute(
-            select(func.count()).select_from(both).where(staged.c.batch_id == batch_id)
-        ).scalar_one()
-        answered = _count(connection, batch_id)
-        if not tasks == paired == answered:
-            raise RuntimeError(
-                f"batch {batch_id}: {tasks} tasks in, {answered} answers out, {paired} of them to "
-                "these tasks"
-            )
-        connection.execute(
-            update(batches)
-            .where(batches.c.batch_id == batch_id)
-            .values(state="finished", finished_at=datetime.now(UTC))
-        )
-
-
-def stop_batch(engine: Engine, batch_id: str) -> None:
-    """Mark a batch as cut off; the next one of the same work continues it."""
-    with write(engine) as connection:
-        connection.execute(
-            update(batches)
-            # One that has ended meanwhile, or waits, has come further.
-            .where(batches.c.batch_id == batch_id, batches.c.state == "running")
-            .values(state="stopped")
-        )
-
-
-def record_answer(engine: Engine, batch: Batch, answer: Answer) -> None:
-    """Write the answer of one task."""
     snapshot = batch.snapshot
     sequence = answer.sequence
     if sequence is None and snapshot is not None:
         sequence = snapshot.sequence
     with write(engine) as connection:
+        fence(connection)
         connection.execute(
             insert(answers).values(
                 batch_id=batch.batch_id,
@@ -269,6 +67,7 @@ def record_answer(engine: Engine, batch: Batch, answer: Answer) -> None:
                 sequence=sequence,
                 false_signals=list(answer.false_signals),
                 outcome_unknown=list(answer.outcome_unknown),
+                calls_done=list(answer.calls_done),
                 finished_at=datetime.now(UTC),
             )
         )
@@ -281,13 +80,6 @@ def _storable(text: str | None) -> str | None:
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
-def count_tasks(engine: Engine, batch_id: str) -> int:
-    """How many tasks a batch has."""
-    query = select(batches.c.tasks).where(batches.c.batch_id == batch_id)
-    with read(engine) as connection:
-        return int(connection.execute(query).scalar_one() or 0)
-
-
 def outcomes(engine: Engine, batch_id: str) -> Counter[str]:
     """How many answers of a batch have which outcome."""
     query = (
@@ -297,6 +89,15 @@ def outcomes(engine: Engine, batch_id: str) -> Counter[str]:
     )
     with read(engine) as connection:
         return Counter(dict(connection.execute(query).all()))
+
+
+def tokens(engine: Engine, batch_id: str) -> Counter[str]:
+    """What the answers of a batch took: `prompt` and `completion` tokens."""
+    prompt, completion = answers.c.prompt_tokens, answers.c.completion_tokens
+    query = select(func.sum(prompt), func.sum(completion)).where(answers.c.batch_id == batch_id)
+    with read(engine) as connection:
+        prompts, completions = connection.execute(query).one()
+    return Counter(prompt=int(prompts or 0), completion=int(completions or 0))
 
 
 def read_answers(engine: Engine, batch_id: str) -> Iterator[Answer]:
@@ -362,7 +163,7 @@ def totals(engine: Engine, batch_id: str) -> Totals:
 def latency(engine: Engine, batch_id: str, quantile: float) -> float:
     """Seconds that this share of the answers of a batch took at most; 0 where there are none."""
     with engine.connect() as connection:
-        rank = math.ceil(quantile * _count(connection, batch_id)) - 1
+        rank = math.ceil(quantile * count(connection, batch_id)) - 1
         query = (
             select(answers.c.seconds)
             .where(answers.c.batch_id == batch_id)
@@ -388,46 +189,11 @@ def _answer(row: Row[Any]) -> Answer:
         sequence=row.sequence,
         false_signals=tuple(row.false_signals),
         outcome_unknown=row.outcome_unknown,
+        calls_done=row.calls_done,
     )
 
 
-def _complete(spec: AgentSpec, tasks: Iterable[Task]) -> Iterator[Task]:
-    """The tasks, each with the fields that the agent needs."""
-    for task in tasks:
-        if missing := spec.task_fields - set(task.inputs):
-            raise UserError(
-                f"task {task.task_id!r} has no field {', '.join(sorted(missing))}, which "
-                f"bound_arguments of agent {spec.name!r} stand for",
-                remedy="add it to the task, or take it out of bound_arguments",
-            )
-        yield task
-
-
-def _has_unfinished(engine: Engine, agent: str, partition: str) -> bool:
-    query = select(batches.c.batch_id).where(
-        batches.c.agent == agent, batches.c.partition == partition, batches.c.state != "finished"
-    )
-    with engine.connect() as connection:
-        return connection.execute(query.limit(1)).first() is not None
-
-
-def _remove_unopened(engine: Engine, agent: str, partition: str) -> None:
-    """Remove what was cut off while its tasks were staged: it was never opened."""
-    query = select(batches.c.batch_id).where(
-        batches.c.agent == agent, batches.c.partition == partition, batches.c.state == "opening"
-    )
-    with engine.connect() as connection:
-        found = connection.execute(query).scalars().all()
-    for batch_id in found:
-        _remove(engine, batch_id)
-
-
-def _remove(engine: Engine, batch_id: str) -> None:
-    unstage(engine, batch_id)
-    with write(engine) as connection:
-        connection.execute(delete(batches).where(batches.c.batch_id == batch_id))
-
-
-def _count(connection: Connection, batch_id: str) -> int:
+def count(connection: Connection, batch_id: str) -> int:
+    """How many answers a batch has."""
     query = select(func.count()).select_from(answers).where(answers.c.batch_id == batch_id)
     return connection.execute(query).scalar_one()

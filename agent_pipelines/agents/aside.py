@@ -23,12 +23,14 @@ NOTE = "harness"
 class Called:
     """What a call led to; ``sent``: it reached its server, or may have.
 
-    ``unknown``: the call itself, where nobody knows whether it took effect.
+    ``unknown``: the call itself, where nobody knows whether it took effect; ``done``: where it did,
+    and may not be repeated.
     """
 
     result: ToolResult
     sent: bool
     unknown: Mapping[str, Any] | None = None
+    done: Mapping[str, Any] | None = None
 
 
 @dataclass

@@ -15,19 +15,20 @@ from datetime import datetime
 
 from sqlalchemy import Engine
 
-from agent_pipelines.agents import answers, waiting
+from agent_pipelines.agents import answers, batches, lifecycle, spending, waiting
 from agent_pipelines.agents.answer import Answer
-from agent_pipelines.agents.answers import Batch
+from agent_pipelines.agents.batches import Batch
 from agent_pipelines.agents.budget import Meter, MeteredModel, MeteredSession
 from agent_pipelines.agents.dispatch import Dispatch, Ending
 from agent_pipelines.agents.journal import Journal
+from agent_pipelines.agents.load import LoadReader
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import Toolbox, ToolSession
 from agent_pipelines.agents.watch import IndexTurnedFalseError, Watch
 from agent_pipelines.errors import UserError
-from agent_pipelines.state.leases import LeaseLostError
+from agent_pipelines.state.leases import Fence, LeaseLostError, unfenced
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +41,14 @@ Progress = Callable[[int, int, Mapping[str, int]], None]
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What a batch came to. Counts, citations and latencies are of all its answers; seconds and
-    tokens are what this run of it spent."""
+    """What a batch came to, over all its runs. Counts, citations and latencies are of all its
+    answers; seconds, tokens and ``answered`` are its own, without what a rerun took over."""
 
     batch_id: str
     tasks: int
     resumed: int
-    """Answers that an earlier run of the batch had left."""
+    """Answers that were there when this run of it began."""
+    answered: int
     outcomes: Mapping[str, int]
     citations: int
     citations_not_retrieved: int
@@ -64,7 +66,7 @@ class BatchReport:
 
     @property
     def tokens_per_second(self) -> float:
-        """Completion tokens per second of this run."""
+        """Completion tokens per second of its runs."""
         return self.completion_tokens / self.seconds if self.seconds else 0.0
 
 
@@ -78,6 +80,8 @@ async def run_batch(
     progress: Progress = lambda _done, _total, _outcomes: None,
     watch: Watch | None = None,
     say: Callable[[str], object] = logger.warning,
+    fence: Fence = unfenced,
+    load: LoadReader | None = None,
 ) -> BatchReport:
     """Answer every task that has no answer yet, then close the batch.
 
@@ -87,35 +91,33 @@ async def run_batch(
     all that is left needs what has been down for too long.
 
     With a ``watch`` no answer is written without the index having been looked at shortly before.
-    ``say`` is told what rows wait for.
+    ``say`` is told what rows wait for. Every transaction that records something begins with the
+    ``fence``. ``load``: of the model server, where somebody reads that already.
 
     Raises:
+        LeaseLostError: by the fence. Another run is at the batch, and nothing more was recorded.
         UserError: the agent's tools do not fit its tool server.
         IndexTurnedFalseError: the watch says that the batch must not go on. What is answered
             stays, and the rest can be resumed.
         ToolTransportError: the tool server does not answer at the start.
     """
     started = time.perf_counter()
-    prompt_tokens = completion_tokens = 0
     try:
         meter = Meter(
-            spec.batch_limits, await asyncio.to_thread(waiting.spent, engine, batch.batch_id)
+            spec.batch_limits, await asyncio.to_thread(spending.spent, engine, batch.batch_id)
         )
         toolbox = await Toolbox.open(spec, MeteredSession(tools, meter) if tools else None)
         counts = await asyncio.to_thread(answers.outcomes, engine, batch.batch_id)
         resumed = counts.total()
 
         async def keep(answer: Answer) -> None:
-            nonlocal prompt_tokens, completion_tokens
             if watch is not None:
                 admission = await watch.latest()
                 if not admission.allowed:
                     raise _Stopped(admission.reason)
                 answer = replace(answer, false_signals=admission.false_signals)
-            await asyncio.to_thread(answers.record_answer, engine, batch, answer)
+            await asyncio.to_thread(answers.record_answer, engine, batch, answer, fence=fence)
             counts[answer.outcome] += 1
-            prompt_tokens += answer.prompt_tokens
-            completion_tokens += answer.completion_tokens
             progress(counts.total(), batch.tasks, dict(counts))
 
         once = model.asking_once()
@@ -123,9 +125,9 @@ async def run_batch(
             spec,
             model=MeteredModel(once.client, once.name, once.server, meter=meter),
             toolbox=toolbox,
-            journal=Journal(engine, batch.batch_id),
+            journal=Journal(engine, batch.batch_id, fence=fence),
             meter=meter,
-            load=model.server,
+            load=load or model.server,
             say=say,
         )
         ending = Ending("finished")
@@ -138,46 +140,54 @@ async def run_batch(
                 raise await _turned_false(spec, batch, engine, str(first)) from None
             raise (first or group) from None
         resume_at = await asyncio.to_thread(
-            _close, engine, batch.batch_id, ending, counts.total() > resumed
+            _close, engine, batch.batch_id, ending, counts.total() > resumed, fence
         )
+    except LeaseLostError:
+        raise  # whoever has it now says how it ends
     except BaseException:
         # Ctrl-C included. After kill -9 the row stays `running`, which opens again just the same.
-        answers.stop_batch(engine, batch.batch_id)
-        waiting.add_seconds(engine, batch.batch_id, time.perf_counter() - started)
+        lifecycle.stop_batch(engine, batch.batch_id, fence=fence)
+        seconds = time.perf_counter() - started
+        spending.add_seconds(engine, batch.batch_id, seconds, fence=fence)
         raise
     seconds = time.perf_counter() - started
-    await asyncio.to_thread(waiting.add_seconds, engine, batch.batch_id, seconds)
-    report = await asyncio.to_thread(_report, engine, batch.batch_id, ending, resume_at)
-    return replace(
-        report,
-        resumed=resumed,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        seconds=seconds,
+    await asyncio.to_thread(spending.add_seconds, engine, batch.batch_id, seconds, fence=fence)
+    return await asyncio.to_thread(
+        _report, engine, batch.batch_id, ending, resume_at, resumed=resumed
     )
 
 
-def put_off(engine: Engine, batch_id: str, what: str, reason: str) -> BatchReport:
+def put_off(
+    engine: Engine, batch_id: str, what: str, reason: str, *, fence: Fence = unfenced
+) -> BatchReport:
     """Let a batch wait on: when it was to be started again, ``what`` was down still."""
     ending = Ending("waiting", what, reason)
-    return _report(engine, batch_id, ending, _close(engine, batch_id, ending, answered=False))
+    resume_at = _close(engine, batch_id, ending, answered=False, fence=fence)
+    return _report(engine, batch_id, ending, resume_at)
 
 
 def _report(
-    engine: Engine, batch_id: str, ending: Ending, resume_at: datetime | None
+    engine: Engine,
+    batch_id: str,
+    ending: Ending,
+    resume_at: datetime | None,
+    *,
+    resumed: int | None = None,
 ) -> BatchReport:
-    """Of a batch of which this run has done nothing."""
+    """``resumed``: default, all of them: this run has done nothing."""
     outcomes, whole = answers.outcomes(engine, batch_id), answers.totals(engine, batch_id)
+    cost = spending.spent(engine, batch_id)
     return BatchReport(
         batch_id=batch_id,
-        tasks=answers.count_tasks(engine, batch_id),
-        resumed=outcomes.total(),
+        tasks=batches.count_tasks(engine, batch_id),
+        resumed=outcomes.total() if resumed is None else resumed,
+        answered=cost.answers,
         outcomes=outcomes,
         citations=whole.citations,
         citations_not_retrieved=whole.citations_not_retrieved,
-        prompt_tokens=0,
-        completion_tokens=0,
-        seconds=0.0,
+        prompt_tokens=cost.prompt_tokens,
+        completion_tokens=cost.completion_tokens,
+        seconds=cost.seconds,
         latency_p50=answers.latency(engine, batch_id, 0.50),
         latency_p95=answers.latency(engine, batch_id, 0.95),
         labels=whole.labels,
@@ -186,14 +196,17 @@ def _report(
     )
 
 
-def _close(engine: Engine, batch_id: str, ending: Ending, answered: bool) -> datetime | None:
+def _close(
+    engine: Engine, batch_id: str, ending: Ending, answered: bool, fence: Fence
+) -> datetime | None:
     """Leave a batch as its ending says; returns when it is started again, if it is."""
     if ending.kind == "waiting":
-        return waiting.wait(engine, batch_id, ending.what, ending.reason, answered=answered)
+        what, reason = ending.what, ending.reason
+        return waiting.wait(engine, batch_id, what, reason, answered=answered, fence=fence)
     if ending.kind == "budget":
-        answers.stop_batch(engine, batch_id)
+        lifecycle.stop_batch(engine, batch_id, fence=fence)
     else:
-        answers.finish_batch(engine, batch_id)
+        lifecycle.finish_batch(engine, batch_id, fence=fence)
     return None
 
 

@@ -1,7 +1,7 @@
-"""Batches as they stand on record: which one is the newest.
+"""What a batch is: one that may run, and those on record, of which one is the newest.
 
 Belongs here: reading the `batches` table for whoever shows, exports or reruns one. Does not belong
-here: opening or ending a batch (`answers.py`).
+here: opening or ending a batch (`lifecycle.py`).
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,27 @@ from typing import Any
 
 from sqlalchemy import Engine, Select, select
 
+from agent_pipelines.state.engine import read
 from agent_pipelines.state.tables import batches
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The snapshot of an index that a batch starts on."""
+
+    index: str
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch that may run. ``answered`` > 0: an earlier run of it was cut off."""
+
+    batch_id: str
+    tasks: int
+    snapshot: Snapshot | None
+    false_signals: tuple[str, ...]
+    answered: int
 
 
 @dataclass(frozen=True)
@@ -65,6 +85,13 @@ def named(engine: Engine, batch_id: str) -> Recorded | None:
     with engine.connect() as connection:
         row = connection.execute(_columns().where(batches.c.batch_id == batch_id)).one_or_none()
     return Recorded(**row._mapping) if row else None
+
+
+def count_tasks(engine: Engine, batch_id: str) -> int:
+    """How many tasks a batch has."""
+    query = select(batches.c.tasks).where(batches.c.batch_id == batch_id)
+    with read(engine) as connection:
+        return int(connection.execute(query).scalar_one() or 0)
 
 
 def _columns() -> Select[Any]:

@@ -18,9 +18,17 @@ from agent_pipelines.agents.tools import ToolInfo, ToolNotSentError, ToolResult,
 class Spent:
     """What a batch has cost so far, rows without an answer included."""
 
-    tokens: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     tool_calls: int = 0
     seconds: float = 0.0
+    answers: int = 0
+    """That it has come to, without those that it took over."""
+
+    @property
+    def tokens(self) -> int:
+        """Of all prompts and replies."""
+        return self.prompt_tokens + self.completion_tokens
 
 
 class Meter:
@@ -45,19 +53,15 @@ class Meter:
         self._tool_calls = spent.tool_calls
 
     @property
-    def spent(self) -> Spent:
-        return Spent(self._tokens, self._tool_calls, self._clock() - self._started)
-
-    @property
     def used_up(self) -> str | None:
         """The limit that is reached, for people; None while there is room."""
-        spent, limits = self.spent, self._limits
-        if limits.tokens is not None and spent.tokens >= limits.tokens:
-            return f"{spent.tokens} of {limits.tokens} tokens"
-        if limits.tool_calls is not None and spent.tool_calls >= limits.tool_calls:
-            return f"{spent.tool_calls} of {limits.tool_calls} tool calls"
-        if limits.seconds is not None and spent.seconds >= limits.seconds:
-            return f"{spent.seconds:.0f} of {limits.seconds:g} seconds"
+        limits, seconds = self._limits, self._clock() - self._started
+        if limits.tokens is not None and self._tokens >= limits.tokens:
+            return f"{self._tokens} of {limits.tokens} tokens"
+        if limits.tool_calls is not None and self._tool_calls >= limits.tool_calls:
+            return f"{self._tool_calls} of {limits.tool_calls} tool calls"
+        if limits.seconds is not None and seconds >= limits.seconds:
+            return f"{seconds:.0f} of {limits.seconds:g} seconds"
         return None
 
     def refuse(self) -> None:

@@ -8,7 +8,7 @@ for what is down (`parking.py`).
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Never
 
 from agent_pipelines.agents.answer import Answer, Outcome
@@ -103,6 +103,10 @@ class Conversation:
     patient: bool
     resumed: int = 0
     """How many of its messages come from the journal."""
+    started: float = field(default_factory=time.perf_counter)
+    """When it would have begun, had it been held without a break."""
+    spent: float = 0.0
+    """Seconds of its own time by its last finished message."""
     messages: list[Message] = field(default_factory=list)
     retrieved: Retrieved = field(default_factory=Retrieved)
     turns: int = 0
@@ -111,15 +115,20 @@ class Conversation:
     completion_tokens: int = 0
     consulted: bool = False
     corrected: bool = False
+    cut_off: bool = False
+    """Whether the last reply ends where its limit of tokens was reached."""
     last_tool_error: str | None = None
     failed: dict[str, list[str]] = field(default_factory=dict)
     """What each call that was sent has brought since it last succeeded, by its digest."""
+    asking: int = 0
+    """Replies that the model has been asked for, and that have not come."""
     brought: int = 0
     """Results of this turn's calls so far."""
     aside: Aside = field(default_factory=Aside)
     under_way: dict[int, Call] = field(default_factory=dict)
     """Calls of this turn that have been sent and may not be repeated."""
     unknown: list[Mapping[str, Any]] = field(default_factory=list)
+    done: list[Mapping[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.mode = mode_of(self.spec, self.toolbox, self.task.prompt)
@@ -131,9 +140,12 @@ class Conversation:
             self.aside = noted
             return
         self.messages.append(message)
+        if "spent" in trace:
+            self.spent = trace["spent"]
         if message["role"] == "assistant":
             self._begin_turn()
             self.turns += 1
+            self.cut_off = trace.get("cut_off", False)
             self.prompt_tokens += trace["prompt_tokens"]
             self.completion_tokens += trace["completion_tokens"]
         if "is_error" in trace:
@@ -142,6 +154,7 @@ class Conversation:
             self.tool_calls += trace["sent"]
             self.retrieved.remember(trace["retrieved"])
             self.unknown += [trace["unknown"]] if trace.get("unknown") else []
+            self.done += [trace["done"]] if trace.get("done") else []
             self.consulted = self.consulted or not trace["is_error"]
             self.last_tool_error = message["content"] if trace["is_error"] else None
             # Without a digest: from a journal that an older version began.
@@ -150,6 +163,15 @@ class Conversation:
             else:
                 self.failed.pop(trace.get("call"), None)
         self.corrected = self.corrected or trace.get("corrective", False)
+
+    @property
+    def seconds(self) -> float:
+        """Its own time so far, in whichever run of its batch.
+
+        Time that has led to a finished message, and what has passed since it is held this time:
+        what ended in an outage, or was cut off, is not its own.
+        """
+        return time.perf_counter() - self.started
 
     def _begin_turn(self) -> None:
         self.aside, self.under_way, self.brought = Aside(), {}, 0
@@ -177,7 +199,6 @@ class Conversation:
     def answer(
         self,
         outcome: Outcome,
-        started: float,
         *,
         output: Any = None,
         citations: Sequence[Citation] = (),
@@ -194,13 +215,14 @@ class Conversation:
             tool_calls=self.tool_calls + sum(called.sent for called in aside),
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
-            seconds=time.perf_counter() - started,
+            seconds=self.seconds,
             sequence=self.retrieved.sequence,
             outcome_unknown=[
                 *self.unknown,
                 *(called.unknown for called in aside if called.unknown),
                 *map(_named, self.under_way.values()),
             ],
+            calls_done=[*self.done, *(called.done for called in aside if called.done)],
         )
 
     async def _open(self) -> None:
@@ -268,6 +290,7 @@ class Conversation:
         self, messages: Sequence[Message], options: Mapping[str, Any], **noted: Any
     ) -> Message:
         """Ask for a reply, and keep it; ``noted`` goes into its trace."""
+        self.asking += 1
         reply = await self.model.reply(
             messages,
             temperature=self.spec.temperature,
@@ -278,12 +301,16 @@ class Conversation:
             "prompt_tokens": reply.prompt_tokens,
             "completion_tokens": reply.completion_tokens,
             "seconds": round(reply.seconds, 4),
+            "spent": round(self.seconds, 4),
             **noted,
         }
         if reply.refusal:
             trace["refusal"] = reply.refusal
+        if reply.cut_off:
+            trace["cut_off"] = True
         message = {**reply.message, TRACE: trace}
         await self._say(message)
+        self.asking -= 1  # one that is cut off stays counted
         return message
 
     # The tools' turn
@@ -369,6 +396,8 @@ class Conversation:
         tool = self.toolbox.get(call.tool)
         if tool is None or call.arguments is None:
             refusal = await self.toolbox.call(call.tool, call.arguments, self.task.inputs)
+            if self.cut_off and call.arguments is None:
+                refusal = replace(refusal, text=f"{refusal.text} It was {self._cut_off()}.")
             return Called(refusal, sent=False)
         if not admitted:
             limit = self.spec.limits.tool_calls
@@ -393,7 +422,9 @@ class Conversation:
         if result.outage and tool.repeatable and self.patient:
             # The tool's own word that it can do nothing now, which would be the model's last.
             raise Down(tool.server, ToolTransportError(f"{result.outage} is down"))
-        return Called(result, sent=True)
+        # One that the tool says has failed may be tried again.
+        done = None if tool.repeatable or result.is_error else _named(call)
+        return Called(result, sent=True, done=done)
 
     def _give_way(self, down: Down, well: Collection[str | None]) -> Never:
         """End here, where a call cannot be made now."""
@@ -430,10 +461,13 @@ class Conversation:
             "sent": called.sent,
             "is_error": result.is_error,
             "retrieved": self.retrieved.since(known),
+            "spent": round(self.seconds, 4),
             **noted,
         }
         if called.unknown:
             trace["unknown"] = called.unknown
+        if called.done:
+            trace["done"] = called.done
         message = {**self.mode.result(call, text), TRACE: trace}
         await self._say(message)
         return message
@@ -445,9 +479,14 @@ class Conversation:
             return "call one of the tools before you answer"
         cites = bool(self.retrieved.refs)
         value = parsed(reply["content"])
-        return problem(value, self.spec.output_schema, cites=cites) or self.spec.refusal(
+        wrong = problem(value, self.spec.output_schema, cites=cites) or self.spec.refusal(
             {key: item for key, item in value.items() if key != "citations"}
         )
+        return f"{wrong}: it was {self._cut_off()}" if wrong and self.cut_off else wrong
+
+    def _cut_off(self) -> str:
+        limit = self.spec.limits.completion_tokens
+        return f"cut off at {limit} tokens, the limit of one reply (completion_tokens)"
 
     def _accept(self, reply: Message) -> tuple[Any, Sequence[Citation]]:
         output = parsed(reply["content"])

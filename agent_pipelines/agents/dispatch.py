@@ -14,7 +14,7 @@ from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from agent_pipelines.agents.answer import Answer
+from agent_pipelines.agents.answer import Answer, unexpected
 from agent_pipelines.agents.budget import Meter
 from agent_pipelines.agents.concurrency import Concurrency
 from agent_pipelines.agents.conversation import TRACE, Parked
@@ -27,6 +27,7 @@ from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import Toolbox
 from agent_pipelines.errors import UnavailableError
+from agent_pipelines.state.leases import LeaseLostError
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,6 @@ class Ending:
 @dataclass(eq=False)
 class _Row:
     task: Task
-    seconds: float = 0.0
-    """At work, not parked."""
     doubtful: int = 0
     """Times that what seems to be down may not be, but this row too much for it."""
     answers: int | None = None
@@ -194,7 +193,6 @@ class Dispatch:
 
     async def _answer(self, row: _Row) -> Answer:
         task = row.task
-        started = time.perf_counter()
         try:
             history = await asyncio.to_thread(self._journal.read, task.task_id)
             write = self._journal.recorder(task.task_id, following=len(history))
@@ -211,17 +209,12 @@ class Dispatch:
                 record=record,
                 history=history,
                 patient=row.doubtful < _GIVEN_UP,
-                spent=row.seconds,
             )
-        except (Parked, SQLAlchemyError, UnavailableError):
+        except (Parked, SQLAlchemyError, UnavailableError, LeaseLostError):
             # Without the state database no row can be accounted for: the batch stops, resumable.
             raise
         except Exception as error:  # a row never sinks the batch, not even by a bug of ours
-            logger.exception("task %s failed unexpectedly", task.task_id)
-            what = f"unexpected {type(error).__name__}: {error}"
-            return Answer(task.task_id, "model", error=what)
-        finally:
-            row.seconds += time.perf_counter() - started
+            return unexpected(task.task_id, error)
 
     def _recorded(self, row: _Row, message: Message) -> None:
         """Whoever a message comes from is not down."""

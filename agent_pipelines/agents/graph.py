@@ -45,8 +45,6 @@ class GraphConversation(Conversation):
     """Calls that may not be repeated, and whose result is not in the journal."""
     numbered: int = 0
     """Calls so far, each of which has a number."""
-    asking: int = 0
-    """Replies that are being given."""
     calling: int = 0
     """Calls that are being made."""
     steps: set[asyncio.Task[Message]] = field(default_factory=set)
@@ -184,11 +182,7 @@ class GraphConversation(Conversation):
             reply = known.popleft()
         else:
             self._check_limits(self.asking)
-            self.asking += 1
-            try:
-                reply = await self._request(messages, options, request=digest)
-            finally:
-                self.asking -= 1
+            reply = await self._request(messages, options, request=digest)
         if refusal := reply[TRACE].get("refusal"):
             raise Ended("refused", refusal)
         return reply

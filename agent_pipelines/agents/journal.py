@@ -14,6 +14,7 @@ from sqlalchemy import Engine, insert, select
 from agent_pipelines.agents.conversation import Record
 from agent_pipelines.agents.model import Message
 from agent_pipelines.state.engine import read, write
+from agent_pipelines.state.leases import Fence, unfenced
 from agent_pipelines.state.tables import messages
 
 _Row = dict[str, Any]
@@ -27,9 +28,10 @@ class Journal:
     committed together, which on a busy batch is most of what the journal would cost.
     """
 
-    def __init__(self, engine: Engine, batch_id: str) -> None:
+    def __init__(self, engine: Engine, batch_id: str, *, fence: Fence = unfenced) -> None:
         self._engine = engine
         self._batch_id = batch_id
+        self._fence = fence
         self._waiting: list[_Waiting] = []
         self._writing: asyncio.Task[None] | None = None
 
@@ -96,6 +98,7 @@ class Journal:
     async def _commit(self, rows: Sequence[_Row]) -> None:
         def commit() -> None:
             with write(self._engine) as connection:
+                self._fence(connection)
                 connection.execute(insert(messages), rows)
 
         await asyncio.to_thread(commit)

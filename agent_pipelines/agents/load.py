@@ -14,8 +14,6 @@ class Load:
 
     waiting: int
     """Requests that it has accepted and not begun."""
-    running: int
-    """Requests that it works on."""
     kv_cache: float
     """The share of its KV cache that is taken, from 0 to 1; of several engines the fullest one's.
     """

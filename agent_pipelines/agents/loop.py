@@ -10,7 +10,13 @@ from collections.abc import Sequence
 
 from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.conversation import Conversation, Ended, Parked, Record
-from agent_pipelines.agents.model import Message, Model, ModelError, ModelUnavailableError
+from agent_pipelines.agents.model import (
+    Message,
+    Model,
+    ModelError,
+    ModelUnavailableError,
+    silent,
+)
 from agent_pipelines.agents.parking import MODEL
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
@@ -26,7 +32,6 @@ async def converse(
     record: Record,
     history: Sequence[Message] = (),
     patient: bool = False,
-    spent: float = 0.0,
 ) -> Answer:
     """Hold the conversation for one task, from where its journal (``history``) left off.
 
@@ -38,7 +43,6 @@ async def converse(
         record: keeps every finished message.
         history: what it has kept.
         patient: where something is down, do not answer with that, but raise `Parked`.
-        spent: seconds of its time that are used up.
 
     Raises:
         Parked: something is down, and whoever asks is patient.
@@ -47,26 +51,33 @@ async def converse(
     for message in history:
         conversation.take(message)
     conversation.resumed = len(conversation.messages)
-    started = time.perf_counter() - spent
+    conversation.started = time.perf_counter() - conversation.spent
+    seconds = spec.limits.seconds
     try:
-        async with asyncio.timeout(max(0.0, spec.limits.seconds - spent)):
-            output, citations = await conversation.run()
-        return conversation.answer("ok", started, output=output, citations=citations)
+        try:
+            async with asyncio.timeout(max(0.0, seconds - conversation.spent)):
+                output, citations = await conversation.run()
+        except TimeoutError:
+            # Whose time was it? A server that hangs costs no row its own.
+            if conversation.asking and not await model.is_there():
+                raise silent(model.name) from None
+            raise
+        return conversation.answer("ok", output=output, citations=citations)
     except Ended as end:
-        return conversation.answer(end.outcome, started, error=end.error)
+        return conversation.answer(end.outcome, error=end.error)
     except ModelUnavailableError as error:
         if patient:
             raise Parked(
                 MODEL, str(error), retry_after=error.retry_after, suspicion=error.suspicion
             ) from error
-        return conversation.answer("model", started, error=str(error))
+        return conversation.answer("model", error=str(error))
     except ModelError as error:
-        return conversation.answer("model", started, error=str(error))
+        return conversation.answer("model", error=str(error))
     except ToolTransportError as error:
-        return conversation.answer("transport", started, error=str(error))
+        return conversation.answer("transport", error=str(error))
     except TimeoutError:
-        late = f"not finished within its limit of {spec.limits.seconds:g} seconds"
-        return conversation.answer("budget", started, error=late)
+        late = f"not finished within its limit of {seconds:g} seconds"
+        return conversation.answer("budget", error=late)
 
 
 def _kind(spec: AgentSpec) -> type[Conversation]:

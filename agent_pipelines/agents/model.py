@@ -8,15 +8,17 @@ Belongs here: chat completions through the openai client. Does not belong here: 
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
+import httpx2
 import openai
-from openai.types.chat import ChatCompletion
-from openai.types.chat.chat_completion import Choice
+from pydantic import ValidationError
 
+from agent_pipelines.agents.completion import Completion, Usage
+from agent_pipelines.agents.pulse import Pulse, SilentError
 from agent_pipelines.agents.served import ServerReader
 
 Message = dict[str, Any]
@@ -25,6 +27,12 @@ Message = dict[str, Any]
 #: Statuses that say nothing of what was asked: of the key, the model's name, too many requests at
 #: once, a gateway without a server behind it. All others from 500 on may be of either.
 _OF_THE_SERVER = (401, 403, 404, 408, 409, 425, 429, 502, 503, 504)
+
+#: Those of a gateway that has nobody behind it.
+_OF_NOBODY = (502, 503, 504)
+
+#: Seconds for the question whether the server is there.
+_GREETING = 10.0
 
 
 class ModelError(Exception):
@@ -52,6 +60,8 @@ class Reply:
 
     message: Message
     refusal: str | None
+    cut_off: bool
+    """Whether it ends where its limit of tokens was reached."""
     prompt_tokens: int
     completion_tokens: int
     seconds: float
@@ -67,6 +77,7 @@ class Model:
     """Tells how busy its server is, where the server tells; None: nobody to ask."""
     gpus: int | None = None
     """GPUs that its server runs on; 0: a CPU; None: nobody here knows."""
+    pulse: Pulse = field(default_factory=Pulse, compare=False)
 
     def asking_once(self) -> Self:
         """The same, for those who wait themselves: the client asks twice again if left to it."""
@@ -89,48 +100,65 @@ class Model:
         """
         started = time.perf_counter()
         try:
-            # Not chat.completions.create: to walk through messages that are JSON already, as
-            # journalled, takes it a third of a conversation's CPU time.
-            completion = await self.client.post(
-                "/chat/completions",
-                body={
-                    "model": self.name,
-                    "messages": messages,
-                    "temperature": temperature,
-                    "max_completion_tokens": completion_tokens,
-                    **options,
-                },
-                cast_to=ChatCompletion,
-            )
+            async with self.pulse.followed(self.is_there):
+                # Not chat.completions.create: to walk through messages that are JSON already, as
+                # journalled, takes it a third of a conversation's CPU time.
+                response = await self.client.post(
+                    "/chat/completions",
+                    body={
+                        "model": self.name,
+                        "messages": messages,
+                        "temperature": temperature,
+                        "max_completion_tokens": completion_tokens,
+                        **options,
+                    },
+                    cast_to=httpx2.Response,
+                )
+        except SilentError as error:
+            raise silent(self.name) from error
         except openai.OpenAIError as error:
             raise _failure(error) from error
-        except ValueError as error:
-            raise _no_completion(str(error)) from error
-        if not isinstance(completion, ChatCompletion):
-            raise _no_completion(str(completion))
+        try:
+            completion = Completion.model_validate_json(response.content)
+        except ValidationError as error:
+            # A success that is none: a gateway's page while it is down for maintenance, say.
+            raise ModelUnavailableError(
+                f"the model server answered with no chat completion: {response.text[:200]}",
+                suspicion=2,
+            ) from error
         if not completion.choices:
             raise ModelError("the model server answered without a choice")
-        choice = completion.choices[0]
-        # The client makes its types of whatever came, and checks nothing.
-        if not isinstance(choice, Choice) or choice.message is None:
-            raise _no_completion(completion.to_json(indent=None))
-        usage = completion.usage
+        choice, usage = completion.choices[0], completion.usage or Usage()
         refused = choice.message.refusal
         if refused is None and choice.finish_reason == "content_filter":
             refused = "stopped by the content filter of the model server"
         return Reply(
-            message=_wire(choice.message),
+            message=choice.message.wire(),
             refusal=refused,
-            prompt_tokens=usage.prompt_tokens if usage else 0,
-            completion_tokens=usage.completion_tokens if usage else 0,
+            cut_off=choice.finish_reason == "length",
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
             seconds=time.perf_counter() - started,
         )
 
+    async def is_there(self) -> bool:
+        """Whether its server answers at all, whatever it says."""
+        try:
+            await self.client.with_options(max_retries=0, timeout=_GREETING).get(
+                "/models", cast_to=httpx2.Response
+            )
+        except openai.APIStatusError as error:
+            return error.status_code not in _OF_NOBODY
+        except openai.OpenAIError:
+            return False
+        return True
 
-def _no_completion(said: str) -> ModelError:
-    """A success that is none: a gateway's page while it is down for maintenance, say."""
+
+def silent(model: str) -> ModelUnavailableError:
+    """It hangs: whose fault that is shows when others are answered again."""
     return ModelUnavailableError(
-        f"the model server answered with no chat completion: {said[:200]}", suspicion=2
+        f"the server of model {model} does not answer: no reply, and not whether it is there",
+        suspicion=1,
     )
 
 
@@ -165,19 +193,3 @@ def _seconds(retry_after: str | None) -> float | None:
             return None
         seconds = (date.astimezone(UTC) - datetime.now(UTC)).total_seconds()
     return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def _wire(message: Any) -> Message:
-    """The parts of an assistant's message that a server takes back."""
-    wire: Message = {"role": "assistant", "content": message.content or ""}
-    if message.tool_calls:
-        wire["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.function.name, "arguments": call.function.arguments},
-            }
-            for call in message.tool_calls
-            if call.type == "function"
-        ]
-    return wire

@@ -6,7 +6,7 @@ Belongs here: opening such a batch. Does not belong here: running it, which is a
 The earlier batch stays as it was, its failed answers and all journals with it. The new one has all
 of its tasks, and its good answers with whatever was recorded of them, so that report, checks and
 export are of the whole; the failed rows are begun from nothing, but for those of which a call that
-may not be repeated has an unknown outcome: they stay as they are.
+may not be repeated was made, or may have been: they stay as they are.
 """
 
 from collections import Counter
@@ -26,8 +26,9 @@ from sqlalchemy import (
     select,
 )
 
-from agent_pipelines.agents.answers import Batch, Snapshot, new_id, outcomes, reopen, work_of
-from agent_pipelines.agents.batches import newest
+from agent_pipelines.agents.answers import outcomes
+from agent_pipelines.agents.batches import Batch, Snapshot, newest
+from agent_pipelines.agents.lifecycle import new_id, reopen, work_of
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.errors import UserError
 from agent_pipelines.state.engine import write
@@ -64,7 +65,7 @@ def rerun_failed(
     of = earlier.batch_id
     if counts["ok"] == tasks:
         return Batch(of, tasks, snapshot, tuple(false_signals), tasks)
-    work = work_of(spec, model, snapshot, false_signals, partition, rerun_of=of)
+    work = work_of(spec, model, snapshot, partition, rerun_of=of)
     batch_id = new_id()
     # One transaction, all of it inside the database: 100,000 rows take it a second or two.
     with write(engine) as connection:
@@ -93,10 +94,11 @@ def rerun_failed(
 
 
 def _is_kept() -> ColumnElement[bool]:
-    """Good answers; and those after which nobody knows what a call that may not be repeated has
-    done, for to answer them anew is to repeat it."""
-    unknown = cast(answers.c.outcome_unknown, String).not_in(("[]", "null"))
-    return or_(answers.c.outcome == "ok", unknown)
+    """Good answers; and those for which a call that may not be repeated was made, or may have
+    been, for to answer them anew is to repeat it."""
+    calls = (answers.c.outcome_unknown, answers.c.calls_done)
+    made = (cast(column, String).not_in(("[]", "null")) for column in calls)
+    return or_(answers.c.outcome == "ok", *made)
 
 
 def _copied(table: Table, of: str, to: str, *conditions: ColumnElement[bool]) -> Insert:

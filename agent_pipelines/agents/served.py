@@ -14,7 +14,7 @@ from typing import Protocol, Self
 
 from agent_pipelines.agents.load import Load, LoadReader
 
-#: Seconds between two looks at how many requests wait.
+#: Seconds between two looks.
 _LOOK_EVERY = 1.0
 
 
@@ -44,6 +44,18 @@ class Histogram:
                 bound: n - earlier.buckets.get(bound, 0.0) for bound, n in self.buckets.items()
             },
             sum=self.sum - earlier.sum,
+        )
+
+    def plus(self, other: Self) -> Self:
+        """The observations of both."""
+        bounds = {*self.buckets, *other.buckets}
+        return replace(
+            self,
+            buckets={
+                bound: self.buckets.get(bound, 0.0) + other.buckets.get(bound, 0.0)
+                for bound in bounds
+            },
+            sum=self.sum + other.sum,
         )
 
     def quantile(self, q: float) -> float | None:
@@ -81,8 +93,6 @@ class Counters:
     """Seconds between two tokens of one request."""
     generated: float = 0.0
     """Tokens."""
-    prompted: float = 0.0
-    """Tokens, those from the prefix cache included."""
     prefix_queries: float = 0.0
     """Tokens of prompts that were looked for in the prefix cache."""
     prefix_hits: float = 0.0
@@ -90,8 +100,12 @@ class Counters:
     preemptions: float = 0.0
 
     def since(self, earlier: Self) -> Self:
-        """The difference; all of it where the server was started anew meanwhile."""
-        if self.ttft.count < earlier.ttft.count or self.generated < earlier.generated:
+        """The difference. What is less than it was has begun at 0 again, and all of it counts, as
+        PromQL's `rate` has it: the server was started anew.
+        """
+        if self.ttft.count < earlier.ttft.count or any(
+            getattr(self, name) < getattr(earlier, name) for name in _NUMBERS
+        ):
             return self
         return replace(
             self,
@@ -100,8 +114,17 @@ class Counters:
             **{name: getattr(self, name) - getattr(earlier, name) for name in _NUMBERS},
         )
 
+    def plus(self, other: Self) -> Self:
+        """What both have counted."""
+        return replace(
+            self,
+            ttft=self.ttft.plus(other.ttft),
+            inter_token=self.inter_token.plus(other.inter_token),
+            **{name: getattr(self, name) + getattr(other, name) for name in _NUMBERS},
+        )
 
-_NUMBERS = ("generated", "prompted", "prefix_queries", "prefix_hits", "preemptions")
+
+_NUMBERS = ("generated", "prefix_queries", "prefix_hits", "preemptions")
 
 
 @dataclass(frozen=True)
@@ -158,35 +181,61 @@ class Served:
 
 
 class Observation:
-    """What is seen of a server during a block."""
+    """What is seen of a server during a block: by one reader, for all who want to know."""
 
     served: Served | None = None
     """What it did, once the block is over; None where it does not tell."""
     tokens_per_second: float | None = None
     """What it generates just now; None where it does not tell."""
 
+    def __init__(self) -> None:
+        self._load: Load | None = None
+        self._last: tuple[float, Counters] | None = None
+        self._seen = Served(0.0, Counters(), 0)
+
+    async def load(self) -> Load | None:
+        """How busy it was at the last look."""
+        return self._load
+
+    def see(self, reading: Reading | None) -> None:
+        """Take a look: what was counted since the one before is added, whatever it begins at."""
+        self._load = self.tokens_per_second = None
+        if reading is None:
+            return
+        self._load, now = reading.load, time.perf_counter()
+        if self._last is not None:
+            then, before = self._last
+            new = reading.counters.since(before)
+            self.tokens_per_second = new.generated / (now - then)
+            seconds, counters = self._seen.seconds + now - then, self._seen.counters.plus(new)
+            self._seen = replace(self._seen, seconds=seconds, counters=counters)
+        self._seen = replace(
+            self._seen,
+            most_waiting=max(self._seen.most_waiting, reading.load.waiting),
+            kv_cache_peak=max(self._seen.kv_cache_peak, reading.load.kv_cache),
+            kv_cache_tokens=reading.kv_cache_tokens,
+        )
+        self._last = now, reading.counters
+
+    def end(self) -> None:
+        """It was looked at for the last time."""
+        if self._last is not None:
+            self.served = self._seen
+
 
 @asynccontextmanager
 async def observed(server: ServerReader | None) -> AsyncIterator[Observation]:
     """Read a server's counters before and after the block, and meanwhile again and again."""
     observation = Observation()
-    before = await server.read() if server else None
-    if server is None or before is None:
+    if server is None:
         yield observation
         return
-    started, most_waiting, peak = time.perf_counter(), before.load.waiting, before.load.kv_cache
+    observation.see(await server.read())
 
     async def look() -> None:
-        nonlocal most_waiting, peak
-        last, then = before.counters, started
         while True:
             await asyncio.sleep(_LOOK_EVERY)
-            if now := await server.read():
-                most_waiting = max(most_waiting, now.load.waiting)
-                peak = max(peak, now.load.kv_cache)
-                elapsed = time.perf_counter() - then
-                observation.tokens_per_second = now.counters.since(last).generated / elapsed
-                last, then = now.counters, then + elapsed
+            observation.see(await server.read())
 
     looking = asyncio.create_task(look())
     try:
@@ -194,9 +243,5 @@ async def observed(server: ServerReader | None) -> AsyncIterator[Observation]:
     finally:
         looking.cancel()
         await asyncio.wait({looking})
-    if after := await server.read():
-        seconds = time.perf_counter() - started
-        counters = after.counters.since(before.counters)
-        observation.served = Served(
-            seconds, counters, most_waiting, max(peak, after.load.kv_cache), after.kv_cache_tokens
-        )
+    observation.see(await server.read())
+    observation.end()

@@ -1,7 +1,7 @@
 """The tasks of a batch, staged in the state database as they stream from their source.
 
-Belongs here: writing and removing them. Does not belong here: where they come from (`tasks/`), or
-when a batch is opened and which of them are still to do (`answers.py`).
+Belongs here: writing and removing them. Does not belong here: where they come from (`tasks/`), when
+a batch is opened (`lifecycle.py`), or which of them are still to do (`answers.py`).
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""How quick a model server should be, on a GPU and on a laptop's CPU.
+"""What a batch should reach: how quick its model server should be, and how well it should end.
 
 Belongs here: the numbers, and which of them count where. Does not belong here: what it was
 (`served.py`), or what follows from missing them (`components/llm_checks.py`).
@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+#: The share of a batch's rows that end with outcome ok.
+COMPLETION = 0.95
+
+#: The share of tool calls that bring a result, and how long 99% of them take at most.
+TOOL_SUCCESS, TOOL_P99_SECONDS = 0.995, 0.2
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Batches that wait, without a run, for what is down: in the state database.
 
-Belongs here: marking them, what they have cost so far, and when one is started again. Does not
-belong here: waiting while a batch runs (`parking.py`), or starting its run (`components`).
+Belongs here: marking them, and when one is started again. Does not belong here: waiting while a
+batch runs (`parking.py`), or starting its run (`components`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, and_, exists, func, select, update
+from sqlalchemy import Engine, select, update
 
-from agent_pipelines.agents.budget import Spent
-from agent_pipelines.agents.conversation import TRACE
 from agent_pipelines.state.engine import read, write
-from agent_pipelines.state.tables import answers, batches, messages
+from agent_pipelines.state.leases import Fence, unfenced
+from agent_pipelines.state.tables import batches
 
 #: Until a batch is started again, though nobody knows whether what was down is back; each time
 #: that it has answered nothing doubles it, up to the longest.
@@ -64,7 +63,13 @@ def remember(engine: Engine, batch_id: str, resumption: Mapping[str, Any]) -> No
 
 
 def wait(
-    engine: Engine, batch_id: str, what: str, reason: str, *, answered: bool = False
+    engine: Engine,
+    batch_id: str,
+    what: str,
+    reason: str,
+    *,
+    answered: bool = False,
+    fence: Fence = unfenced,
 ) -> datetime:
     """Mark a batch as waiting for ``what``; returns when it is started again at the latest.
 
@@ -72,6 +77,7 @@ def wait(
     """
     now = datetime.now(UTC)
     with write(engine) as connection:
+        fence(connection)
         before = connection.scalar(select(batches.c.waits).where(batches.c.batch_id == batch_id))
         waits = 1 if answered else (before or 0) + 1
         after = back_off(waits)
@@ -153,37 +159,3 @@ def supersede(engine: Engine, batch_id: str) -> None:
             )
             .values(state="stopped")
         )
-
-
-def add_seconds(engine: Engine, batch_id: str, seconds: float) -> None:
-    """A run of a batch has ended that took so long."""
-    with write(engine) as connection:
-        connection.execute(
-            update(batches)
-            .where(batches.c.batch_id == batch_id)
-            .values(seconds=batches.c.seconds + seconds)
-        )
-
-
-def spent(engine: Engine, batch_id: str) -> Spent:
-    """What a batch has cost so far, conversations that have no answer yet included."""
-    row = answers.c
-    tokens = func.coalesce(func.sum(row.prompt_tokens + row.completion_tokens), 0)
-    started = select(batches.c.started_at).where(batches.c.batch_id == batch_id)
-    of_answers = select(tokens, func.coalesce(func.sum(row.tool_calls), 0)).where(
-        row.batch_id == batch_id,
-        # One that only answers anew what failed has taken over the rest.
-        row.finished_at >= started.scalar_subquery(),
-    )
-    answered = exists().where(
-        and_(row.batch_id == messages.c.batch_id, row.task_id == messages.c.task_id)
-    )
-    unanswered = select(messages.c.message).where(messages.c.batch_id == batch_id, ~answered)
-    seconds = select(batches.c.seconds).where(batches.c.batch_id == batch_id)
-    with read(engine) as connection:
-        total, calls = map(int, connection.execute(of_answers).one())
-        for message in connection.execute(unanswered).scalars():
-            trace = message.get(TRACE, {})
-            total += trace.get("prompt_tokens", 0) + trace.get("completion_tokens", 0)
-            calls += bool(trace.get("sent"))
-        return Spent(total, calls, connection.execute(seconds).scalar_one())

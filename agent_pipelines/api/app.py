@@ -4,18 +4,15 @@ Belongs here: paths, what OpenAPI says of them, and putting them together. Does 
 sockets, TLS and signals (`toolservers/shell/serving.py`).
 """
 
-import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Path, Request
 from fastapi.security import HTTPBearer
-from sqlalchemy import Engine
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Mount
 
-from agent_pipelines.api import records
 from agent_pipelines.api.agents import ServedAgent
 from agent_pipelines.api.bodies import AgentBody, NewTask, TaskBody, TaskId, finished
 from agent_pipelines.api.conversations import Conversations
@@ -43,7 +40,11 @@ KnownId = Annotated[TaskId, Path(description="The task's id.")]
 
 
 def _problems(**described: str) -> dict[int | str, dict[str, Any]]:
-    always = {"s401": "The token is missing or not known.", "s403": "The page may not call."}
+    always = {
+        "s401": "The token is missing or not known.",
+        "s403": "The page may not call.",
+        "s429": "Too many ask at once; Retry-After says when to ask again.",
+    }
     return {
         int(status[1:]): {"model": ProblemBody, "description": description}
         for status, description in {**always, **described}.items()
@@ -54,7 +55,6 @@ def build_app(
     agents: Mapping[str, ServedAgent],
     conversations: Conversations,
     *,
-    engine: Engine,
     ready: Readiness,
     options: ApiOptions,
     metrics: Metrics,
@@ -66,7 +66,7 @@ def build_app(
     Raises:
         UserError: the token file cannot be used.
     """
-    api = _api(agents, conversations, engine, options)
+    api = _api(agents, conversations, options)
     probes = probe_routes(metrics.registry, ready)
     app = Starlette(
         routes=[
@@ -80,7 +80,6 @@ def build_app(
 def _api(
     agents: Mapping[str, ServedAgent],
     conversations: Conversations,
-    engine: Engine,
     options: ApiOptions,
 ) -> FastAPI:
     app = FastAPI(
@@ -124,7 +123,6 @@ def _api(
                 s409="The id is that of another task, or the agent has changed since.",
                 s413="The task is too large.",
                 s422="It is not a task for this agent.",
-                s429="All places are taken; Retry-After says when to ask again.",
                 s503="The index is not true, or what it takes is down, or this server ends.",
             ),
         },
@@ -156,7 +154,7 @@ def _api(
         if held := conversations.held(served.name, tenant, task_id):
             state: Literal["running", "waiting"] = "running" if held.begun else "waiting"
             return TaskBody(agent=agent, task_id=task_id, state=state, inputs=held.task.inputs)
-        taken = await asyncio.to_thread(records.find, engine, served.name, tenant, task_id)
+        taken = await conversations.find(served.name, tenant, task_id)
         if taken is None:
             raise Problem(
                 404,

@@ -95,6 +95,9 @@ class AnswerBody(BaseModel):
         description="Calls (tool, arguments) that were sent once, and nobody knows whether they "
         "took effect."
     )
+    calls_done: Sequence[Mapping[str, Any]] = Field(
+        description="Calls (tool, arguments) that took effect, and may not be repeated."
+    )
 
 
 class TaskBody(BaseModel):

@@ -17,8 +17,9 @@ from opentelemetry import trace
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from agent_pipelines.agents.answer import Answer
-from agent_pipelines.agents.answers import Batch, Snapshot, record_answer
+from agent_pipelines.agents.answer import Answer, unexpected
+from agent_pipelines.agents.answers import record_answer
+from agent_pipelines.agents.batches import Batch, Snapshot
 from agent_pipelines.agents.journal import Journal
 from agent_pipelines.agents.loop import converse
 from agent_pipelines.agents.model import Message
@@ -42,12 +43,20 @@ _tracer = trace.get_tracer(__name__)
 class Conversations:
     """Of one process and one event loop: no locks."""
 
-    def __init__(self, *, engine: Engine, places: Places, metrics: Metrics) -> None:
+    def __init__(
+        self, *, engine: Engine, places: Places, lookups: Places, metrics: Metrics
+    ) -> None:
+        """Args:
+        engine: the state database.
+        places: for conversations.
+        lookups: for tasks that are looked up in the state database for those who only read them.
+        metrics: what is counted.
+        """
         self._engine = engine
         self._places = places
+        self._lookups = lookups
         self._metrics = metrics
         self._held: dict[tuple[str, str, str], Conversation] = {}
-        self._draining = False
 
     def submit(self, agent: ServedAgent, tenant: str, task: Task, *, new: bool) -> Conversation:
         """Begin to answer a task, or join those who wait for it; whoever submits must `leave`.
@@ -88,12 +97,26 @@ class Conversations:
         found = self._held.get((agent, tenant, task_id))
         return found if found is not None and found.listeners else None
 
+    async def find(self, agent: str, tenant: str, task_id: str) -> records.Taken | None:
+        """A tenant's task, as it is on record.
+
+        Raises:
+            Problem: too many are looked up already.
+            UnavailableError: the state database does not answer.
+        """
+        try:
+            async with self._lookups.place(tenant, _at_leisure):
+                return await asyncio.to_thread(records.find, self._engine, agent, tenant, task_id)
+        except FullError as full:
+            problem = refusals.busy(full)
+            self._metrics.count_refusal(problem.code)
+            raise problem from full
+
     async def drain(self, seconds: float) -> None:
         """Begin nothing new, and let what was begun finish, for so many seconds at most.
 
         What is not finished then is ended, and can be resumed.
         """
-        self._draining = True
         self._places.close()
         if begun := [conversation.work for conversation in self._held.values()]:
             await asyncio.wait(begun, timeout=seconds)
@@ -143,24 +166,22 @@ class Conversations:
     async def _answer(self, conversation: Conversation) -> None:
         agent, tenant, task = conversation.agent, conversation.tenant, conversation.task
         began = time.monotonic()
-        # Whoever is turned away for want of a place should cost no more than that.
-        if not conversation.new:
-            taken = await asyncio.to_thread(
-                records.find, self._engine, agent.name, tenant, task.task_id
-            )
-            if taken is not None and self._is_answered(conversation, taken):
-                return
-        if self._draining:
-            raise refusals.draining()
         named = {"agent": agent.name, "task_id": task.task_id}
 
         def waits() -> None:
             conversation.tell(Event("waiting", {**named, "before": self._places.waiting - 1}))
 
+        # Nothing is looked up before: whoever is turned away should cost no more than that.
         async with self._places.place(tenant, waits):
+            if not conversation.new:
+                taken = await asyncio.to_thread(
+                    records.find, self._engine, agent.name, tenant, task.task_id
+                )
+                if taken is not None and self._is_answered(conversation, taken):
+                    return
             snapshot = await self._begin(agent)
             toolbox = await agent.toolbox()
-            taken = await asyncio.to_thread(
+            begun = await asyncio.to_thread(
                 records.take,
                 self._engine,
                 agent.name,
@@ -170,11 +191,11 @@ class Conversations:
                 task=task,
                 snapshot=snapshot,
             )
-            if self._is_answered(conversation, taken):
+            if self._is_answered(conversation, begun):
                 return
             conversation.begun = True
             conversation.tell(Event("started", named))
-            answer = await self._converse(conversation, toolbox, taken.batch_id)
+            answer = await self._converse(conversation, toolbox, begun.batch_id)
             if agent.policy is not None and snapshot is not None:
                 admission = await asyncio.to_thread(agent.policy.end)
                 if not admission.allowed:
@@ -182,7 +203,7 @@ class Conversations:
                 # What retrieved nothing rests on what there was.
                 sequence = snapshot.sequence if answer.sequence is None else answer.sequence
                 answer = replace(answer, sequence=sequence, false_signals=admission.false_signals)
-            batch = Batch(taken.batch_id, 1, snapshot, (), 0)
+            batch = Batch(begun.batch_id, 1, snapshot, (), 0)
             await asyncio.to_thread(record_answer, self._engine, batch, answer)
         seconds = time.monotonic() - began
         self._metrics.count(agent.name, answer, seconds)
@@ -230,9 +251,7 @@ class Conversations:
             # Without the state database nothing is answered, and all can be resumed.
             raise
         except Exception as error:  # as in a batch: whatever happened, there is an answer
-            _log.exception("task %s failed unexpectedly", task.task_id)
-            said = f"unexpected {type(error).__name__}: {error}"
-            return Answer(task.task_id, "model", error=said)
+            return unexpected(task.task_id, error)
 
     def _is_answered(self, conversation: Conversation, taken: records.Taken) -> bool:
         """Whether that is the end of it: the answer to a task that was taken in before."""
@@ -249,6 +268,10 @@ class Conversations:
     def _tell_answer(self, conversation: Conversation, answer: Answer) -> None:
         body = finished(conversation.agent.name, conversation.task, answer)
         conversation.tell(Event("answer", body.model_dump(mode="json")))
+
+
+def _at_leisure() -> None:
+    """Nobody is told that a lookup waits: it is over in a moment."""
 
 
 def _log_answer(conversation: Conversation, answer: Answer, seconds: float) -> None:

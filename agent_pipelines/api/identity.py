@@ -1,8 +1,8 @@
 """Who asks, and whether what they send may be read: the one gate of the API.
 
-Belongs here: refusing a request before anything of it is understood, and naming its tenant. Does
-not belong here: what lets somebody in (`toolservers/shell/callers.py`) or what a tenant may take
-(`admission.py`).
+Belongs here: refusing a request before anything of it is understood, for what it is or because too
+many arrive at once, and naming its tenant. Does not belong here: what lets somebody in
+(`toolservers/shell/callers.py`) or what a tenant may take (`admission.py`).
 """
 
 import logging
@@ -38,6 +38,9 @@ class Identity:
     def __init__(self, app: ASGIApp, options: ApiOptions, metrics: Metrics) -> None:
         self._app = app
         self._limit = options.max_request_bytes
+        # More than would find a place, or room to wait for one, need not arrive.
+        self._room = options.max_concurrent + options.max_waiting
+        self._arriving = 0
         self._callers = Callers(options)
         self._metrics = metrics
 
@@ -58,6 +61,12 @@ class Identity:
                 )
             )(scope, receive, send)
             return
+        if self._arriving >= self._room:
+            said = f"{self._room} requests are arriving"
+            full = Problem(429, "busy", said, remedy="ask again", retry_after=1)
+            await self._refuse(full)(scope, receive, send)
+            return
+        self._arriving += 1
         try:
             body = await read_body(headers, receive, self._limit)
         except TimeoutError as error:
@@ -65,6 +74,8 @@ class Identity:
             slow = Problem(408, "slow", str(error), remedy="send it at once", headers=close)
             await self._refuse(slow)(scope, receive, send)
             return
+        finally:
+            self._arriving -= 1
         if body is None:
             said = f"the request is larger than {self._limit} bytes"
             too_large = Problem(413, "size", said, remedy="send less")

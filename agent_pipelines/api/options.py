@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Self
 from pydantic import ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from agent_pipelines.toolservers.shell.options import Environment, Options
+from agent_pipelines.toolservers.shell.options import Environment, ServerOptions
 
 
 @dataclass(frozen=True)
-class ApiOptions(Options):
+class ApiOptions(ServerOptions):
     """How the API is served. ``max_concurrent``: conversations at once, of all agents together."""
 
     prefix: ClassVar[str] = "API_"

@@ -12,7 +12,7 @@ from typing import Literal
 from sqlalchemy import Engine
 
 from agent_pipelines.agents.admission import Admission, SignalState, admit, go_on
-from agent_pipelines.agents.answers import Snapshot
+from agent_pipelines.agents.batches import Snapshot
 from agent_pipelines.health.readers import not_true
 from agent_pipelines.health.signals import catalogue, warnings
 from agent_pipelines.indexing.live import latest

@@ -17,7 +17,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, func, insert, select
 
 from agent_pipelines.agents.answer import Answer
-from agent_pipelines.agents.answers import Snapshot, read_answer
+from agent_pipelines.agents.answers import read_answer
+from agent_pipelines.agents.batches import Snapshot
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.state.engine import alone, read, write
 from agent_pipelines.state.tables import batches, tasks

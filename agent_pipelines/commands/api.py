@@ -37,6 +37,10 @@ from resources.llm import LlmResource
 from resources.state import StateResource
 from resources.tools import ToolServerResource
 
+#: Tasks at once that are looked up for those who only read them: conversations need the state
+#: database more.
+_LOOKUPS = 8
+
 _log = logging.getLogger(__name__)
 
 #: What our worker is called where breakers are recorded, as others are by their agent.
@@ -76,7 +80,12 @@ async def _serve(loaded: Loaded, options: ApiOptions) -> None:
         }
         sessions = await stack.enter_async_context(Sessions(_openings(loaded, tally)))
         await stack.enter_async_context(recorded(engine, _WORKER, tally, sessions.breakers))
-        conversations = Conversations(engine=engine, places=places, metrics=metrics)
+        conversations = Conversations(
+            engine=engine,
+            places=places,
+            lookups=Places(_LOOKUPS, options.max_waiting),
+            metrics=metrics,
+        )
         agents = {
             name: ServedAgent(
                 component.spec,
@@ -92,7 +101,6 @@ async def _serve(loaded: Loaded, options: ApiOptions) -> None:
             return build_app(
                 agents,
                 conversations,
-                engine=engine,
                 ready=ready,
                 options=options,
                 metrics=metrics,

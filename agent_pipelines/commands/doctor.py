@@ -47,7 +47,7 @@ def examine(settings: Settings, assets: Path) -> list[Finding]:
         *_attempt("state database", lambda: _state_database(settings)),
         _weaviate(settings),
         *_attempt("embedder", lambda: _embedder(settings)),
-        *_attempt("model server", lambda: _model_server(settings)),
+        *_attempt("model server", lambda: _model_server(settings, assets)),
         *_assets(assets),
     ]
 
@@ -114,7 +114,7 @@ def _embedder(settings: Settings) -> str:
     return f"{settings.embedder_model}, by {by}"
 
 
-def _model_server(settings: Settings) -> str:
+def _model_server(settings: Settings, assets: Path) -> str:
     if settings.llm_base_url:
         if not urlsplit(settings.llm_base_url).hostname:
             raise UserError(
@@ -126,6 +126,8 @@ def _model_server(settings: Settings) -> str:
         endpoint = LlmResource().endpoint()
         return f"{endpoint.base_url}, model {endpoint.model}"
     if importlib.util.find_spec("vllm") is None:
+        if not _is_anybody_s(assets):
+            return "none; every agent here names its own"
         raise UserError(
             "vLLM is not installed, so agents cannot run; indexes can",
             remedy="`uv sync --extra cpu` or `--extra gpu` on Linux, or set LLM_BASE_URL to any "
@@ -140,6 +142,15 @@ def _model_server(settings: Settings) -> str:
 def _claim(llm: LlmComponent) -> str:
     tiers = plan_of(llm, shape_of(llm), need_of(llm)).tiers
     return f"{llm.template}: {tiers[0]} at first, {len(tiers)} alternatives in all"
+
+
+def _is_anybody_s(assets: Path) -> bool:
+    """Whether some agent would use the embedded vLLM, as far as can be told."""
+    try:
+        loaded = load_assets(assets)
+    except UserError:
+        return True
+    return not loaded.agents or loaded.embedded_llm(loaded.agents)
 
 
 def _assets(folder: Path) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ not belong here: their clocks and metrics (`health/exporter/`).
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,8 @@ from rich.markup import escape
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from agent_pipelines.commands import tool_samples
+from agent_pipelines.commands import batch_samples, tool_samples
+from agent_pipelines.components.agent import AgentComponent
 from agent_pipelines.components.index import IndexComponent
 from agent_pipelines.definitions import definitions_of
 from agent_pipelines.errors import UserError
@@ -184,7 +185,7 @@ class MachinerySubject:
             readings = look(view, self.signals)
         agents = self._loaded.agents.values() if self._loaded else ()
         known, samples = _kept(
-            self.name, readings, lambda engine, _known: tool_samples.samples(engine, agents)
+            self.name, readings, lambda engine, _known: _of_agents(engine, agents)
         )
         return Look(readings, known, samples)
 
@@ -209,6 +210,11 @@ class MachinerySubject:
 
     def _home(self) -> Path:
         return self._settings.dagster_home or dagster_home.home(self._settings.state_dir)
+
+
+def _of_agents(engine: Engine, agents: Collection[AgentComponent]) -> Iterator[Sample]:
+    yield from tool_samples.samples(engine, agents)
+    yield from batch_samples.samples(engine, agents)
 
 
 def _kept(

@@ -33,7 +33,18 @@ class Result:
     @property
     def ok(self) -> bool:
         """Whether the job ran to its end and every check passed."""
-        return self.outcome is not None and self.error is None and not self.failed_checks
+        went = self.outcome is not None and self.error is None
+        return went and not self.failed_checks and not self.unfinished
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Of a batch that waits for what is down: what for, and what becomes of it."""
+        checks = self.outcome.checks if self.outcome else ()
+        return [
+            check.description
+            for check in checks
+            if check.name == "completion" and not check.passed and check.warning
+        ]
 
     @property
     def failed_checks(self) -> list[str]:
@@ -119,6 +130,8 @@ def show(console: Console, results: list[Result]) -> None:
                 f"[bold red]{result.kind} {result.name}: checks failed:[/bold red] "
                 + ", ".join(result.failed_checks)
             )
+        for waits in result.unfinished:
+            console.print(f"[yellow]{result.kind} {result.name} waits:[/yellow] {escape(waits)}")
     if all(result.ok for result in results):
         console.print("[green]everything that was checked is true[/green]")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from sqlalchemy import Engine
 
-from agent_pipelines.agents.targets import Targets
+from agent_pipelines.agents.targets import COMPLETION, Targets
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.components import agent_trace, llm_checks, tool_checks
 from agent_pipelines.components.agent_run import Ended
@@ -21,9 +21,6 @@ from agent_pipelines.components.agent_run import Ended
 if TYPE_CHECKING:
     from agent_pipelines.agents.answer import Answer
     from agent_pipelines.agents.batch import BatchReport
-
-#: The share of tasks that must end well for a batch to pass its check.
-COMPLETION = 0.95
 
 #: Answers shown as a sample in the UI.
 _SAMPLE = 5
@@ -65,9 +62,13 @@ def results(
     """What they come to."""
     report = ended.report
     ok, answered = report.outcomes.get("ok", 0), sum(report.outcomes.values())
+    # What waits is not wrong yet, unless the answers that are to come cannot put it right.
+    possible = ok + report.tasks - answered >= COMPLETION * report.tasks
+    waits = report.ending.kind == "waiting" and possible
     yield dg.AssetCheckResult(
         check_name="completion",
         passed=answered == report.tasks and ok >= COMPLETION * report.tasks,
+        severity=dg.AssetCheckSeverity.WARN if waits else dg.AssetCheckSeverity.ERROR,
         description=f"{ok} of {report.tasks} ok, {answered} answered{_why_not_all(report)}",
         metadata={"ok": ok, "answered": answered, "tasks": report.tasks},
     )
@@ -132,7 +133,7 @@ def metadata(ended: Ended, engine: Engine, targets: Targets | None) -> dict[str,
             targets,
             ended.gpus,
             seconds=report.seconds,
-            answers=sum(report.outcomes.values()) - report.resumed,
+            answers=report.answered,
         ),
         **(tool_checks.metadata(ended.tally, ended.breakers) if ended.breakers else {}),
         **(
@@ -168,6 +169,11 @@ def _sample(rows: Sequence[tuple[Task, "Answer", datetime]]) -> str:
             + (
                 f"outcome unknown: {', '.join(c['tool'] for c in answer.outcome_unknown)}\n\n"
                 if answer.outcome_unknown
+                else ""
+            )
+            + (
+                f"done: {', '.join(c['tool'] for c in answer.calls_done)}\n\n"
+                if answer.calls_done
                 else ""
             )
             + f"{answer.outcome}: {text}\n\n{cited}"

@@ -39,8 +39,8 @@ from resources.tools import ToolServerResource
 from resources.weaviate import WeaviateResource
 
 if TYPE_CHECKING:
-    from agent_pipelines.agents.answers import Batch
     from agent_pipelines.agents.batch import BatchReport
+    from agent_pipelines.agents.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class BatchRun:
         """What the batch waits for is down still: it waits on."""
         from agent_pipelines.agents.batch import put_off
 
-        report = put_off(lease.engine, batch_id, down.what, str(down.error))
+        report = put_off(lease.engine, batch_id, down.what, str(down.error), fence=lease.check)
         return Ended(report, "none was asked", admitted, Tally(), {}, served=None, gpus=None)
 
     def _admit(self) -> Admitted | None:
@@ -167,21 +167,21 @@ class BatchRun:
 
     def _open(self, engine: Engine, tasks: Iterable[Task] | None, about: dict[str, Any]) -> "Batch":
         """The batch that waited, what failed of the last one, or one of these tasks."""
-        from agent_pipelines.agents import answers
+        from agent_pipelines.agents import lifecycle
         from agent_pipelines.agents.rerun import rerun_failed
 
         if self.waiting is not None:
-            resumed = answers.resume(engine, self.spec, self.waiting, **about)
+            resumed = lifecycle.resume(engine, self.spec, self.waiting, **about)
             if resumed is not None:
                 return resumed
         if tasks is None:
             return rerun_failed(engine, self.spec, **about)
-        return answers.open_batch(engine, self.spec, tasks, **about)
+        return lifecycle.open_batch(engine, self.spec, tasks, **about)
 
     async def _run(
         self, tasks: Iterable[Task] | None, admitted: Admitted | None, lease: leases.Lease
     ) -> Ended:
-        from agent_pipelines.agents import answers, waiting
+        from agent_pipelines.agents import batches, waiting
         from agent_pipelines.agents.batch import run_batch
         from agent_pipelines.agents.tool_records import recorded
         from agent_pipelines.agents.use import Use, record_use
@@ -203,7 +203,7 @@ class BatchRun:
             about: dict[str, Any] = {
                 "model": model.name,
                 "partition": self.partition,
-                "snapshot": answers.Snapshot(admitted.snapshot.index, admitted.snapshot.sequence)
+                "snapshot": batches.Snapshot(admitted.snapshot.index, admitted.snapshot.sequence)
                 if admitted
                 else None,
                 "false_signals": admitted.admission.false_signals if admitted else (),
@@ -217,7 +217,6 @@ class BatchRun:
 
                 def answered(_done: int, _total: int, outcomes: Mapping[str, int]) -> None:
                     stage.advance(news=_news(outcomes, observation.tokens_per_second))
-                    lease.renew()
 
                 async with observed(model.server) as observation:
                     report = await run_batch(
@@ -229,6 +228,8 @@ class BatchRun:
                         progress=answered,
                         watch=Watch(admitted.admission, self._look) if admitted else None,
                         say=self.log,
+                        fence=lease.check,
+                        load=observation,
                     )
             if observation.served and (use := Use.of(observation.served, model.gpus)):
                 record_use(engine, batch.batch_id, use)

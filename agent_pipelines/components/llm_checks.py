@@ -62,7 +62,7 @@ def metadata(
     """Numbers that plot from batch to batch; those that the server told.
 
     Args:
-        seconds: that the batch took.
+        seconds: that the batch took, in all its runs.
         answers: that it gave in them.
     """
     found: dict[str, Any] = {}

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from agent_pipelines.components.tls_config import TlsConfig
 from agent_pipelines.components.tool_server_config import checked_url, variable_in
 from agent_pipelines.gpu.devices import DeviceConfig
 
@@ -17,7 +18,7 @@ from agent_pipelines.gpu.devices import DeviceConfig
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-class EndpointConfig(BaseModel):
+class EndpointConfig(TlsConfig):
     """A model server that somebody else runs: any OpenAI-compatible base URL."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,13 +34,6 @@ class EndpointConfig(BaseModel):
         description="The model's name there. Default: the first that it serves; with "
         "LLM_BASE_URL, LLM_MODEL.",
     )
-    ca: str | None = Field(
-        default=None,
-        description="PEM file of the CA that signed its certificate; default: those that this "
-        "machine trusts. Relative paths start at this YAML's folder. Renewed files are noticed.",
-    )
-    cert: str | None = Field(default=None, description="PEM file of the certificate we show it.")
-    key: str | None = Field(default=None, description="PEM file of the key that belongs to `cert`.")
     api_key: str | None = Field(
         default=None, description="Its key, as `{{ env.NAME }}`: it has no place in a file."
     )
@@ -79,14 +73,10 @@ class EndpointConfig(BaseModel):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        if (self.cert is None) != (self.key is None):
-            there, missing = ("cert", "key") if self.key is None else ("key", "cert")
-            raise ValueError(f"{there} is set and {missing} is not; set both, or neither")
         if self.api_key is not None and self.api_key_file is not None:
             raise ValueError("api_key and api_key_file are both set; leave one out")
-        tls = [name for name in ("ca", "cert") if getattr(self, name) is not None]
-        if tls and self.url and not self.url.startswith("https:"):
-            raise ValueError(f"{tls[0]} is set and url {self.url!r} is not https; correct one")
+        if self.url:
+            self.refuse_without_tls(self.url)
         return self
 
 

@@ -11,9 +11,7 @@ import dagster as dg
 
 from agent_pipelines.agents.breaker import Breaker
 from agent_pipelines.agents.tally import Tally
-
-#: More than this share of the calls bring a result, and 99% of them take less than this long.
-SUCCESS, P99_SECONDS = 0.995, 0.2
+from agent_pipelines.agents.targets import TOOL_P99_SECONDS, TOOL_SUCCESS
 
 
 def specs(asset: dg.AssetKey) -> Iterator[dg.AssetCheckSpec]:
@@ -21,12 +19,12 @@ def specs(asset: dg.AssetKey) -> Iterator[dg.AssetCheckSpec]:
     yield dg.AssetCheckSpec(
         "tool_success",
         asset=asset,
-        description=f"at least {SUCCESS:.1%} of the tool calls brought a result",
+        description=f"at least {TOOL_SUCCESS:.1%} of the tool calls brought a result",
     )
     yield dg.AssetCheckSpec(
         "tool_latency",
         asset=asset,
-        description=f"99% of the tool calls took less than {P99_SECONDS * 1000:.0f} ms",
+        description=f"99% of the tool calls took less than {TOOL_P99_SECONDS * 1000:.0f} ms",
     )
 
 
@@ -35,7 +33,7 @@ def results(tally: Tally) -> Iterator[dg.AssetCheckResult]:
     p50, p99 = tally.seconds(0.5), tally.seconds(0.99)
     yield dg.AssetCheckResult(
         check_name="tool_success",
-        passed=tally.success_rate >= SUCCESS,
+        passed=tally.success_rate >= TOOL_SUCCESS,
         severity=dg.AssetCheckSeverity.WARN,
         description=f"{tally.calls - tally.errors} of {tally.calls} calls brought a result",
         metadata={
@@ -47,9 +45,9 @@ def results(tally: Tally) -> Iterator[dg.AssetCheckResult]:
     )
     yield dg.AssetCheckResult(
         check_name="tool_latency",
-        passed=p99 < P99_SECONDS,
+        passed=p99 < TOOL_P99_SECONDS,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"p99 {p99 * 1000:.0f} ms, target {P99_SECONDS * 1000:.0f} ms",
+        description=f"p99 {p99 * 1000:.0f} ms, target {TOOL_P99_SECONDS * 1000:.0f} ms",
         metadata={"p50_ms": p50 * 1000, "p99_ms": p99 * 1000},
     )
 

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from agent_pipelines.components.tls_config import TlsConfig
+
 _VARIABLE = re.compile(r"\{\{\s*env\.(\w+)\s*\}\}")
 
 
@@ -48,7 +50,7 @@ class BreakerConfig(BaseModel):
     )
 
 
-class ToolServerConfig(BaseModel):
+class ToolServerConfig(TlsConfig):
     """A tool server: any MCP server over streamable HTTP.
 
     The folder that the defs.yaml stands in gives it its name; agents name it in `tool_servers`.
@@ -63,13 +65,6 @@ class ToolServerConfig(BaseModel):
         description="Its MCP endpoint, such as https://orders.example/mcp. In a folder called "
         "`search` it may be left out: then SEARCH_TOOL_URL, else the embedded search server.",
     )
-    ca: str | None = Field(
-        default=None,
-        description="PEM file of the CA that signed its certificate; default: those that this "
-        "machine trusts. Relative paths start at this YAML's folder. Renewed files are noticed.",
-    )
-    cert: str | None = Field(default=None, description="PEM file of the certificate we show it.")
-    key: str | None = Field(default=None, description="PEM file of the key that belongs to `cert`.")
     token: str | None = Field(
         default=None, description="Bearer token, as `{{ env.NAME }}`: it has no place in a file."
     )
@@ -103,17 +98,9 @@ class ToolServerConfig(BaseModel):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        if (self.cert is None) != (self.key is None):
-            there, missing = ("cert", "key") if self.key is None else ("key", "cert")
-            raise ValueError(f"{there} is set and {missing} is not; set both, or neither")
         if self.token is not None and self.token_file is not None:
             raise ValueError("token and token_file are both set; leave one out")
-        tls = [name for name in ("ca", "cert") if getattr(self, name) is not None]
-        if tls and not (self.url or "").startswith("https:"):
-            raise ValueError(
-                f"{tls[0]} is set and url {self.url!r} is not https; write https:// there, or "
-                f"leave {tls[0]} out"
-            )
+        self.refuse_without_tls(self.url or "")
         if self.tools is not None and len(set(self.tools)) != len(self.tools):
             raise ValueError(f"tools names one twice: {', '.join(self.tools)}")
         return self

@@ -7,6 +7,7 @@ resource does that), getting a model (`models`), or GPU claims in a cluster (`gp
 import importlib.metadata
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,13 @@ from agent_pipelines.errors import UserError
 from agent_pipelines.gpu.memory import UTILIZATION, Need
 from agent_pipelines.local import accelerators, ports
 from agent_pipelines.local.parts import Launch
+
+#: Flags of vLLM that take more GPUs than one, each as many times as it says.
+_PARALLEL = (
+    ("--tensor-parallel-size", "-tp"),
+    ("--pipeline-parallel-size", "-pp"),
+    ("--data-parallel-size", "-dp"),
+)
 
 #: Tokens of one conversation; the embedded server is for small models and short tasks.
 CONTEXT = 4096
@@ -72,7 +80,7 @@ def launch(
         addresses={
             "url": f"{base}/v1",
             "model": served_name,
-            "gpus": str(0 if on_cpu else accelerators.visible_gpus()),
+            "gpus": str(0 if on_cpu else gpus_taken(extra_args, accelerators.visible_gpus())),
         },
         health_url=f"{base}/health",
         start_timeout=300.0 if on_cpu else 600.0,
@@ -111,7 +119,7 @@ def tensor_parallel(arguments: Sequence[str]) -> int | None:
     Raises:
         UserError: it is no number.
     """
-    said = flag(arguments, "--tensor-parallel-size", "-tp")
+    said = flag(arguments, *_PARALLEL[0])
     if said is not None and not (said.isdigit() and int(said)):
         raise UserError(
             f"--tensor-parallel-size {said!r} is no number of GPUs", remedy="use 1, 2, 4 or 8"
@@ -124,9 +132,19 @@ def flag(arguments: Sequence[str], *names: str) -> str | None:
     found = None
     for position, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
-        if name in names:
+        if name.replace("_", "-") in names:
             found = value if equals else "".join(arguments[position + 1 : position + 2])
     return found
+
+
+def gpus_taken(arguments: Sequence[str], visible: int) -> int:
+    """How many of the visible GPUs a server with these flags works on.
+
+    It splits its model over as many as its parallel sizes multiply to; without them it takes one,
+    and leaves the others alone.
+    """
+    sizes = (flag(arguments, *names) or "" for names in _PARALLEL)
+    return min(math.prod(int(size) for size in sizes if size.isdigit()), visible)
 
 
 def _cpu(kv_cache_gib: int) -> dict[str, str]:

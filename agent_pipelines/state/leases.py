@@ -31,6 +31,14 @@ _LOCK = 7_205_932
 _CLOCK_STEP = 60
 
 
+#: Called in every transaction of one writer, which goes no further where it raises.
+Fence = Callable[[Connection], None]
+
+
+def unfenced(_connection: Connection) -> None:
+    """Of writers that hold no lease: a key tells what they write apart."""
+
+
 class LeaseLostError(Exception):
     """Another writer took over; this one must stop without touching anything more."""
 

@@ -53,9 +53,10 @@ def expire(engine: Engine, keep: Retention, *, now: datetime) -> dict[str, int]:
 
     # A batch's own row goes last: by it everything else of the batch is found.
     journals = max(before(keep.journals_days), before(keep.answers_days))
-    ended = _ended(before(keep.answers_days), now)
+    kept = before(keep.answers_days)
+    without_journals, ended = _ended(journals, kept, now), _ended(kept, kept, now)
     return {
-        "messages": delete_where(engine, messages, messages.c.batch_id.in_(_ended(journals, now))),
+        "messages": delete_where(engine, messages, messages.c.batch_id.in_(without_journals)),
         "answers": delete_where(engine, answers, answers.c.batch_id.in_(ended)),
         "tasks": delete_where(engine, tasks, tasks.c.batch_id.in_(ended)),
         "batches": delete_where(engine, batches, batches.c.batch_id.in_(ended)),
@@ -67,19 +68,23 @@ def expire(engine: Engine, keep: Retention, *, now: datetime) -> dict[str, int]:
     }
 
 
-def _ended(before: datetime, now: datetime) -> Select[tuple[str]]:
+def _ended(before: datetime, kept: datetime, now: datetime) -> Select[tuple[str]]:
     """Ids of batches that ended before then.
 
     One that was cut off has ended only when it cannot be continued any more: nobody is at it, and
     its tasks were not all staged, or its index has a newer snapshot, with which the same work is
-    another batch. One of the API has ended with its day.
+    another batch. Without an index it could be for ever: it ends, its journal not before the rest
+    of it, once nothing has come of it since ``kept``. One of the API has ended with its day.
     """
     row, newer = batches.c, snapshots.c
     superseded = exists().where(newer.index_name == row.index_name, newer.sequence > row.sequence)
     # The lease of an agent, or of its part: `agent triage 2-of-4`.
     lease = func.trim("agent " + row.agent + " " + row.partition)
     held = exists().where(leases.c.name == lease, leases.c.expires_at > now)
-    lost = or_(superseded, row.state == "opening")
+    begun = exists().where(messages.c.batch_id == row.batch_id, messages.c.recorded_at >= kept)
+    given = exists().where(answers.c.batch_id == row.batch_id, answers.c.finished_at >= kept)
+    left = and_(row.index_name.is_(None), row.started_at < kept, ~begun, ~given)
+    lost = or_(superseded, row.state == "opening", left)
     return select(row.batch_id).where(
         func.coalesce(row.finished_at, row.started_at) < before,
         or_(row.state == "finished", row.tenant.is_not(None), and_(lost, ~held)),

@@ -240,7 +240,7 @@ batches = Table(
     "batches",
     metadata,
     Column("batch_id", String(64), primary_key=True),
-    Column("agent", String(200), nullable=False, index=True),
+    Column("agent", String(200), nullable=False),
     # opening: its tasks are being staged; running, finished, stopped; waiting: for what is down,
     # to be started again by itself; interactive: of the API
     Column("state", String(16), nullable=False),
@@ -276,6 +276,7 @@ batches = Table(
     Column("waits", Integer, nullable=False, server_default="0"),
     Column("resume_from", UtcDateTime),
     Column("resume_at", UtcDateTime),
+    Index(None, "agent", "tenant"),
 )
 
 #: What a batch is to answer, staged when it is opened; the source may change, its batch does not.
@@ -312,6 +313,8 @@ answers = Table(
     Column("false_signals", JSON, nullable=False, default=list),
     # calls (tool, arguments) that were sent once, and nobody knows whether they took effect
     Column("outcome_unknown", JSON, nullable=False, default=list),
+    # calls (tool, arguments) that took effect, and may not be repeated
+    Column("calls_done", JSON, nullable=False, default=list),
     Column("finished_at", UtcDateTime, nullable=False),
 )
 

@@ -1,7 +1,8 @@
-"""How a tool says that what it depends on is down, so that a circuit breaker can tell.
+"""How a tool says that what it depends on is down, so that a circuit breaker can tell; and a tool
+server, that no tool was called.
 
-Belongs here: the mark on a result, for whoever gives one and whoever reads one. Does not belong
-here: a tool's ordinary errors, which are answers of a server that is well.
+Belongs here: the marks, for whoever gives one and whoever reads one. Does not belong here: a tool's
+ordinary errors, which are answers of a server that is well.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,10 @@ from mcp.types import CallToolResult, TextContent
 #: Key of a result's `_meta`: the dependency that did not answer. A prefix of our own, as the
 #: protocol asks of everybody's keys but its own.
 OUTAGE = "agent-pipelines/outage"
+
+#: In the data of a JSON-RPC error: no tool was called, so that the call may be made later, whatever
+#: the tool.
+NOT_SENT = "agent-pipelines/not-sent"
 
 
 def outage(

@@ -4,18 +4,15 @@ Belongs here: a tool for each of them, in the world of the case that every call 
 reached it. Does not belong here: what a tool does.
 """
 
-import asyncio
 import inspect
 import json
-import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from mcp.server import MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
 
-from agent_pipelines.toolservers.shell import Options, serve
 from tests.agentdojo.benchmark import World, cases, suites
+from tests.worlds import Worlds, serve_here
 
 #: The argument of every tool that says whose world is meant: a case, by its key.
 CASE = "case"
@@ -27,15 +24,7 @@ REACHED = "reached"
 def build_server() -> MCPServer:
     """A server with every tool of every suite; those of one name are one tool."""
     server = MCPServer("agentdojo", log_level="ERROR")
-    worlds: dict[str, World] = {}
-
-    def world(key: str) -> World:
-        if key not in cases():
-            raise ToolError(f"there is no case {key!r}")
-        if key not in worlds:
-            worlds[key] = World(cases()[key])
-        return worlds[key]
-
+    world = Worlds("case", cases, World)
     for function in {f.name: f for suite in suites().values() for f in suite.tools}.values():
         server.add_tool(_tool(function, world), structured_output=False)
 
@@ -74,11 +63,5 @@ def _tool(function: Any, world: Callable[[str], World]) -> Callable[..., Corouti
     return call
 
 
-async def _ready() -> None:
-    return None
-
-
 if __name__ == "__main__":
-    port, probes_port = map(int, sys.argv[1:])
-    options = Options.from_environment(port=port, probes_port=probes_port)
-    asyncio.run(serve(build_server(), ready=_ready, options=options))
+    serve_here(build_server())

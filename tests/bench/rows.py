@@ -23,10 +23,10 @@ from rich.console import Console
 from sqlalchemy import Engine
 
 from agent_pipelines.agents import answers
-from agent_pipelines.agents.answers import Batch, open_batch
 from agent_pipelines.agents.batch import run_batch
-from agent_pipelines.agents.batches import named
+from agent_pipelines.agents.batches import Batch, named
 from agent_pipelines.agents.export import export
+from agent_pipelines.agents.lifecycle import open_batch
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.rerun import rerun_failed
 from agent_pipelines.agents.spec import AgentSpec

@@ -21,8 +21,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from agent_pipelines.agents.answers import open_batch
 from agent_pipelines.agents.batch import run_batch
+from agent_pipelines.agents.lifecycle import open_batch
 from agent_pipelines.agents.served import observed
 from agent_pipelines.agents.spec import AgentSpec, Limits
 from agent_pipelines.agents.tasks import Task

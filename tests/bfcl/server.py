@@ -5,10 +5,8 @@ Belongs here: a tool for each of their methods. Does not belong here: what a met
 The state belongs to a conversation that every call names, so that the server needs no session.
 """
 
-import asyncio
 import inspect
 import json
-import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, get_args, get_origin
 
@@ -16,8 +14,8 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 
-from agent_pipelines.toolservers.shell import Options, serve
 from tests.bfcl.benchmark import World, entries, methods
+from tests.worlds import Worlds, serve_here
 
 #: The argument of every tool that says whose state is meant: a task, by its id.
 CONVERSATION = "conversation"
@@ -33,15 +31,7 @@ _CHANGES = ToolAnnotations(
 def build_server() -> MCPServer:
     """A server with a tool for every method of every API."""
     server = MCPServer("bfcl", log_level="ERROR")
-    worlds: dict[str, World] = {}
-
-    def world(conversation: str) -> World:
-        if conversation not in entries():
-            raise ToolError(f"there is no conversation {conversation!r}")
-        if conversation not in worlds:
-            worlds[conversation] = World(entries()[conversation])
-        return worlds[conversation]
-
+    world = Worlds("conversation", entries, World)
     for method, (_, function) in methods().items():
         server.add_tool(
             _tool(method, function, world), annotations=_CHANGES, structured_output=False
@@ -95,11 +85,5 @@ def _as_passed(annotation: Any) -> Any:
     return annotation
 
 
-async def _ready() -> None:
-    return None
-
-
 if __name__ == "__main__":
-    port, probes_port = map(int, sys.argv[1:])
-    options = Options.from_environment(port=port, probes_port=probes_port)
-    asyncio.run(serve(build_server(), ready=_ready, options=options))
+    serve_here(build_server())

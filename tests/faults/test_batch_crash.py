@@ -72,9 +72,14 @@ def undisturbed(work: Work) -> dict[str, Answer]:
             completion_tokens=10,
             citations=[],
             outcome_unknown=[],
+            calls_done=[_refund(order)] * ("refund" in work.tools),
         )
         for order in (f"o{n}" for n in range(work.tasks))
     }
+
+
+def _refund(order: str) -> dict[str, Any]:
+    return {"tool": "refund", "arguments": {"order": order}}
 
 
 @pytest.mark.parametrize("death", DEATHS.values(), ids=DEATHS)
@@ -104,10 +109,10 @@ def test_killed_wherever_it_writes(
             continue
         # Killed when it was about to be sent, or its answer on its way: it is not sent again.
         assert done[f"refund:{order}"] == (0 if death.after else 1)
-        unknown = [{"tool": "refund", "arguments": {"order": order}}]
-        assert answer.outcome_unknown == unknown
+        assert (answer.outcome_unknown, answer.calls_done) == ([_refund(order)], [])
         assert "The outcome of this call is unknown" in answer.output["answer"]
-        assert replace(answer, outcome_unknown=[], output=expected.output) == expected
+        known = {"outcome_unknown": [], "calls_done": expected.calls_done}
+        assert replace(answer, **known, output=expected.output) == expected
 
 
 @pytest.mark.parametrize("seed", [7, pytest.param(8, marks=pytest.mark.slow)])

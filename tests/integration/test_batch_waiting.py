@@ -4,7 +4,7 @@ once the server answers, and nothing is asked twice.
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,15 @@ import pytest
 from sqlalchemy import select
 
 from agent_pipelines.agents import parking
+from agent_pipelines.agents.batch import BatchReport
+from agent_pipelines.agents.dispatch import Ending
+from agent_pipelines.agents.tally import Tally
+from agent_pipelines.commands.results import Result
+from agent_pipelines.components.agent_report import results
+from agent_pipelines.components.agent_run import Ended
 from agent_pipelines.components.agent_sensor import BATCH_TAG
 from agent_pipelines.definitions import build_defs
+from agent_pipelines.session import CheckOutcome, JobOutcome
 from agent_pipelines.state.tables import answers, batches
 from resources.llm import LlmResource
 from resources.state import StateResource
@@ -102,6 +109,7 @@ def test_it_is_started_again_by_itself_and_goes_on_where_it_was(world: World) ->
     assert first.success
     assert world.instance.get_latest_materialization_event(ANSWERS) is None
     assert not completion(first).passed
+    assert completion(first).severity is dg.AssetCheckSeverity.WARN, "nothing is wrong yet"
     assert "the rest waits for the model server" in completion(first).description
     assert "The agent's sensor starts it again, by" in completion(first).description
     assert world.batch().state == "waiting"
@@ -130,12 +138,50 @@ def test_it_is_started_again_by_itself_and_goes_on_where_it_was(world: World) ->
         last = world.run(**request.tags)
     assert last.success
     assert completion(last).passed
-    assert world.instance.get_latest_materialization_event(ANSWERS) is not None
+    event = world.instance.get_latest_materialization_event(ANSWERS)
+    assert event is not None
+    assert event.asset_materialization is not None
+    page = Path(str(event.asset_materialization.metadata["trace"].value))
+    assert not page.is_relative_to(Path(__file__).parents[2]), "a test writes into the checkout"
     assert world.batch().state == "finished"
     assert world.look().run_requests == []
     assert len(world.model.requests) == 2 * TASKS
     with engine.connect() as connection:
         assert connection.execute(select(answers.c.outcome)).scalars().all() == ["ok"] * TASKS
+
+
+def test_who_runs_it_from_the_command_line_is_told_that_it_is_not_finished() -> None:
+    def of(ending: str, **outcomes: int) -> Result:
+        report = BatchReport(
+            batch_id="b",
+            tasks=20,
+            resumed=0,
+            answered=sum(outcomes.values()),
+            outcomes=outcomes,
+            citations=0,
+            citations_not_retrieved=0,
+            prompt_tokens=0,
+            completion_tokens=0,
+            seconds=1.0,
+            latency_p50=1.0,
+            latency_p95=1.0,
+            labels={},
+            ending=Ending(ending, "orders", "it is down"),  # type: ignore[arg-type]
+            resume_at=datetime(2026, 1, 1, tzinfo=UTC),
+        )
+        ended = Ended(report, MODEL, None, Tally(), {}, served=None, gpus=None)
+        check = next(results(ended, tools=False, target_p95_seconds=None, targets=None))
+        warns = check.severity is dg.AssetCheckSeverity.WARN
+        said = CheckOutcome("answers", "completion", check.passed, warns, check.description or "")
+        return Result("agent", "clerk", JobOutcome("r", True, None, {}, (said,)), None)
+
+    waits = of("waiting", ok=18, model=1)
+    assert (waits.ok, waits.failed_checks) == (False, [])
+    assert "18 of 20 ok, 19 answered; the rest waits for orders" in waits.unfinished[0]
+    # What has failed already cannot be put right by those that wait.
+    assert of("waiting", ok=16, model=2).failed_checks == ["answers: completion"]
+    assert of("budget", ok=18).failed_checks == ["answers: completion"]
+    assert of("finished", ok=19, model=1).ok
 
 
 def test_a_run_with_a_config_of_its_own_is_started_again_with_it(world: World) -> None:

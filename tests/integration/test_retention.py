@@ -272,6 +272,25 @@ def test_what_is_still_needed_stays_however_old_it_is(engine: Engine) -> None:
     assert deleted["messages"] == 3
 
 
+def test_what_was_cut_off_and_needs_no_index_goes_once_nothing_comes_of_it(engine: Engine) -> None:
+    """Until then it can be continued: its journal stays as long as the rest of it."""
+    now = datetime.now(UTC)
+    long_ago, lately = now - timedelta(days=30), now - timedelta(days=KEEP.journals_days + 1)
+    assert lately > now - timedelta(days=KEEP.answers_days)
+    of = {"forgotten": long_ago, "gone on with": lately, "held": long_ago}
+    for name, at in of.items():
+        begun = batch(name, 1, long_ago, "stopped", agent=name)
+        add(engine, tables.batches, {**begun, "index_name": None, "sequence": None})
+        add(engine, tables.tasks, task(name, 1))
+        add(engine, tables.messages, message(name, "t1", 0, at))
+    with leases.hold(engine, "agent held"):
+        expire(engine, KEEP, now=now)
+    with engine.connect() as connection:
+        for table in (tables.batches, tables.tasks, tables.messages):
+            left = set(connection.scalars(select(table.c.batch_id)))
+            assert left == {"gone on with", "held"}, table.name
+
+
 @pytest.mark.parametrize("days", ["", "0", "-1", "many", "nan"])
 def test_a_period_that_is_none_is_refused_by_name(
     days: str, monkeypatch: pytest.MonkeyPatch

@@ -7,8 +7,10 @@ from typing import Any
 import openai
 from sqlalchemy import create_engine
 
-from agent_pipelines.agents.answers import Snapshot, open_batch, read_answers
+from agent_pipelines.agents.answers import read_answers
 from agent_pipelines.agents.batch import BatchReport, Progress, run_batch
+from agent_pipelines.agents.batches import Snapshot
+from agent_pipelines.agents.lifecycle import open_batch
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task

@@ -16,8 +16,8 @@ from typing import Any
 import openai
 import pytest
 
-from agent_pipelines.agents.answers import open_batch
 from agent_pipelines.agents.batch import BatchReport, run_batch
+from agent_pipelines.agents.lifecycle import open_batch
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec, Limits
 from agent_pipelines.agents.tasks import Task

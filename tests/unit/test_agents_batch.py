@@ -10,24 +10,28 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from sqlalchemy import Engine, Table, create_engine, func, select
+from sqlalchemy import Engine, Table, create_engine, func, select, update
 
-from agent_pipelines.agents import answers, parking
+from agent_pipelines.agents import answers, lifecycle, parking
 from agent_pipelines.agents.answer import Answer
-from agent_pipelines.agents.answers import Batch, Snapshot, open_batch, read_answers
+from agent_pipelines.agents.answers import read_answers
 from agent_pipelines.agents.batch import BatchReport, run_batch
+from agent_pipelines.agents.batches import Batch, Snapshot
+from agent_pipelines.agents.lifecycle import open_batch
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import ToolInfo, ToolResult, ToolTransportError
 from agent_pipelines.errors import UnavailableError, UserError
-from agent_pipelines.state import tables
+from agent_pipelines.state import leases, tables
+from agent_pipelines.state.engine import open_engine, write
 from tests.processes import until
 from tests.scripted_model import MODEL, ScriptedModel, Turn, says
 
@@ -208,7 +212,7 @@ def test_what_was_cut_off_while_it_was_staged_is_removed(engine: Engine) -> None
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answers, "_remove", lambda *_: None)
+        patch.setattr(lifecycle, "_remove", lambda *_: None)
         with pytest.raises(Killed):
             open_batch(engine, SPEC, dying(), model=MODEL)
     assert _count(engine, tables.tasks) == 2_000
@@ -255,14 +259,15 @@ def test_other_work_is_another_batch(engine: Engine) -> None:
         return open_batch(engine, spec, tasks, **keys).batch_id
 
     assert opened() == opened() == opened(spec={"concurrency": 99})
+    # Labels say what was not true, and decide nothing.
+    assert opened(false_signals=["fresh"]) == opened()
     others = [
         opened(tasks=tasks_of("two")),
         opened(spec={"instructions": "Answer well."}),
         opened(model="another"),
         opened(snapshot=Snapshot("runbooks", 4)),
-        opened(false_signals=["fresh"]),
     ]
-    assert len({opened(), *others}) == 6
+    assert len({opened(), *others}) == 5
 
 
 @contextmanager
@@ -347,10 +352,36 @@ def test_the_state_database_failing_stops_the_batch(engine: Engine) -> None:
         asyncio.run(run(engine, tasks, server.base_url, progress=drop))
 
 
+def test_whoever_lost_the_lease_records_nothing_more(state_url: str) -> None:
+    """Neither a message nor an answer, and not that the batch has stopped: another run is at it."""
+    engine = open_engine(state_url)
+    recorded: list[tuple[int, int]] = []
+
+    def counts() -> tuple[int, int]:
+        return _count(engine, tables.messages), _count(engine, tables.answers)
+
+    with ExitStack() as stack, ScriptedModel(model_script) as server:
+        late = stack.enter_context(leases.hold(engine, "agent triage"))
+
+        def take_over(done: int, *_: object) -> None:
+            if done == 2:
+                with write(engine) as connection:
+                    connection.execute(update(tables.leases).values(expires_at=datetime.now(UTC)))
+                stack.enter_context(leases.hold(engine, "agent triage"))
+                recorded.append(counts())
+
+        tasks = tasks_of(*(f"q{n}" for n in range(20)))
+        with pytest.raises(leases.LeaseLostError, match="took over agent triage"):
+            asyncio.run(run(engine, tasks, server.base_url, progress=take_over, fence=late.check))
+        assert recorded == [counts()]
+    with engine.connect() as connection:
+        assert connection.scalars(select(tables.batches.c.state)).all() == ["running"]
+
+
 def test_a_missing_answer_is_never_passed_over(engine: Engine) -> None:
     batch = open_batch(engine, SPEC, tasks_of("one"), model=MODEL)
     with pytest.raises(RuntimeError, match="1 tasks in, 0 answers out"):
-        answers.finish_batch(engine, batch.batch_id)
+        lifecycle.finish_batch(engine, batch.batch_id)
     assert state_of(engine, batch.batch_id) == "running"
 
 

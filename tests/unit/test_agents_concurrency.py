@@ -9,7 +9,6 @@ from agent_pipelines.agents.load import Load
 LOADS = st.builds(
     Load,
     waiting=st.integers(0, 1000),
-    running=st.integers(0, 1000),
     kv_cache=st.floats(0, 1),
     preemptions=st.integers(0, 1000),
 )
@@ -48,7 +47,7 @@ def test_it_settles_where_a_server_is_busy_and_does_not_queue(slots: int, tasks:
         # Those at work end little by little, so that a lower limit takes a while to show.
         at_work = max(min(concurrency.limit, tasks), at_work - max(1, at_work // 10))
         waiting = max(0, at_work - slots)
-        concurrency.observe(Load(waiting, at_work - waiting, at_work / 500, 0), at_work)
+        concurrency.observe(Load(waiting, at_work / 500, 0), at_work)
         queued.append(waiting)
     settled = queued[200:]
     assert sum(settled) / len(settled) < 10 or slots < DEFAULT
@@ -57,9 +56,9 @@ def test_it_settles_where_a_server_is_busy_and_does_not_queue(slots: int, tasks:
 
 def test_a_lower_limit_is_given_time_to_show() -> None:
     concurrency = Concurrency()
-    queueing = Load(waiting=50, running=100, kv_cache=0.5, preemptions=0)
+    queueing = Load(waiting=50, kv_cache=0.5, preemptions=0)
     for _ in range(20):
-        concurrency.observe(Load(0, concurrency.limit, 0.1, 0), concurrency.limit)
+        concurrency.observe(Load(0, 0.1, 0), concurrency.limit)
     high = concurrency.limit
     lowered = concurrency.observe(queueing, high)
     assert lowered < high
@@ -69,12 +68,12 @@ def test_a_lower_limit_is_given_time_to_show() -> None:
 
 def test_preemptions_lower_it_and_a_restarted_server_does_not() -> None:
     concurrency = Concurrency()
-    concurrency.observe(Load(0, 8, 0.1, preemptions=7), at_work=8)
+    concurrency.observe(Load(0, 0.1, preemptions=7), at_work=8)
     before = concurrency.limit
-    assert concurrency.observe(Load(0, 8, 0.1, preemptions=0), at_work=before) > before
-    assert concurrency.observe(Load(0, 8, 0.1, preemptions=1), at_work=before) < before
+    assert concurrency.observe(Load(0, 0.1, preemptions=0), at_work=before) > before
+    assert concurrency.observe(Load(0, 0.1, preemptions=1), at_work=before) < before
 
 
 def test_a_number_is_a_number() -> None:
-    assert Concurrency(3).observe(Load(0, 3, 0.1, 0), at_work=3) == 3
+    assert Concurrency(3).observe(Load(0, 0.1, 0), at_work=3) == 3
     assert Concurrency().observe(None, at_work=8) == DEFAULT

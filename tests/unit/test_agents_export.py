@@ -11,12 +11,12 @@ from openai.types.chat import ChatCompletion
 from pyarrow import parquet
 from sqlalchemy import Engine, delete
 
-from agent_pipelines.agents import answers
+from agent_pipelines.agents import answers, lifecycle
 from agent_pipelines.agents.answer import Answer, Outcome
-from agent_pipelines.agents.answers import Batch, open_batch
-from agent_pipelines.agents.batches import Recorded, named
+from agent_pipelines.agents.batches import Batch, Recorded, named
 from agent_pipelines.agents.citations import Citation
 from agent_pipelines.agents.export import export
+from agent_pipelines.agents.lifecycle import open_batch
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.errors import UserError
@@ -53,7 +53,7 @@ def _record(engine: Engine, batch: Batch, *given: Answer, finish: bool) -> None:
     for answer in reversed(given):
         answers.record_answer(engine, batch, answer)
     if finish:
-        answers.finish_batch(engine, batch.batch_id)
+        lifecycle.finish_batch(engine, batch.batch_id)
 
 
 def read_lines(path: Path) -> list[Any]:

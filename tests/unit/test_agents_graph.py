@@ -16,9 +16,10 @@ from langgraph.types import RetryPolicy, interrupt
 from pydantic import BaseModel, ValidationError
 
 from agent_pipelines.agents.answer import Answer
-from agent_pipelines.agents.answers import open_batch, read_answers
+from agent_pipelines.agents.answers import read_answers
 from agent_pipelines.agents.batch import run_batch
 from agent_pipelines.agents.conversation import Parked
+from agent_pipelines.agents.lifecycle import open_batch
 from agent_pipelines.agents.loop import converse
 from agent_pipelines.agents.model import Message, Model
 from agent_pipelines.agents.spec import AgentSpec

@@ -223,6 +223,25 @@ class TestStructuredMode:
         assert held.answer.output == knows
         assert "do not guess" in held.requests[1]["messages"][-1]["content"]
 
+    def test_what_was_cut_off_is_said_to_be(self) -> None:
+        """To the model, which can be brief, and in the row, for who sets the limit."""
+        cut = says('{"answer": "At first one', finish_reason="length")
+        told = "cut off at 512 tokens, the limit of one reply (completion_tokens)"
+        held = hold(spec_of(tools=()), [cut, cut])
+        assert held.answer.outcome == "schema"
+        assert held.answer.error == f"it is not a JSON object: it was {told}"
+        assert f"it was {told}. Reply again." in held.requests[1]["messages"][-1]["content"]
+
+        half = Turn(tool_calls=[("search", '{"query": "po')], finish_reason="length")
+        held = hold(spec_of(), [half, says({"answer": "x"})])
+        result = held.requests[1]["messages"][-1]["content"]
+        assert result == (
+            f"The arguments were not a JSON object. Call the tool again. It was {told}."
+        )
+        # One that is whole all the same is taken.
+        whole = says({"answer": "x"}, finish_reason="length")
+        assert hold(spec_of(tools=()), [whole]).answer.outcome == "ok"
+
     def test_the_corrective_turn_comes_on_top_of_the_limit(self) -> None:
         spec = self.spec.model_copy(
             update={"limits": self.spec.limits.model_copy(update={"turns": 2})}
@@ -444,9 +463,10 @@ class Only:
 
 
 def timeless(journal: Sequence[Message]) -> list[Message]:
-    """The messages without how long each reply took."""
+    """The messages without how long anything took."""
+    times = ("seconds", "spent")
     return [
-        message | {TRACE: {k: v for k, v in message.get(TRACE, {}).items() if k != "seconds"}}
+        message | {TRACE: {k: v for k, v in message.get(TRACE, {}).items() if k not in times}}
         for message in journal
     ]
 

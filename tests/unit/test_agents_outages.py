@@ -5,6 +5,11 @@ Over a scripted model and tools in memory; with real processes and kills, see `t
 
 import asyncio
 import json
+import os
+import signal
+import socket
+import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,19 +24,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from agent_pipelines.agents import parking, waiting
+from agent_pipelines.agents import model, parking, pulse, spending, waiting
 from agent_pipelines.agents.answer import Answer
-from agent_pipelines.agents.answers import (
-    Snapshot,
-    open_batch,
-    read_answers,
-    record_answer,
-    resume,
-)
+from agent_pipelines.agents.answers import read_answers, record_answer, unanswered
 from agent_pipelines.agents.batch import BatchReport, run_batch
+from agent_pipelines.agents.batches import Snapshot
 from agent_pipelines.agents.conversation import Parked
+from agent_pipelines.agents.lifecycle import open_batch, resume
 from agent_pipelines.agents.loop import converse
 from agent_pipelines.agents.model import Message, Model, ModelError, ModelUnavailableError
+from agent_pipelines.agents.rerun import rerun_failed
 from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import (
@@ -46,7 +48,15 @@ from agent_pipelines.agents.waiting import WaitingBatch
 from agent_pipelines.state import tables
 from agent_pipelines.state.engine import open_engine
 from tests.loopback import LoopbackServer
-from tests.scripted_model import MODEL, Script, ScriptedModel, Turn, calls, says
+from tests.scripted_model import (
+    MODEL,
+    Script,
+    ScriptedModel,
+    Turn,
+    calls,
+    says,
+    scripted_process,
+)
 
 ANY = {"type": "object", "properties": {"order": {"type": "string"}}}
 DONE = says({"answer": "Done."})
@@ -95,13 +105,20 @@ class Talk:
         self.journal: list[Message] = []
         self.requests: list[dict[str, Any]] = []
 
-    def hold(self, tools: Orders, **more: Any) -> Answer:
+    def hold(self, tools: Orders, *, patient: bool = True, **limits: Any) -> Answer:
+        with ScriptedModel(self.script) as server:
+            try:
+                return self.hold_with(server.base_url, tools, patient=patient, **limits)
+            finally:
+                self.requests += server.requests
+
+    def hold_with(self, base_url: str, tools: Orders, *, patient: bool, **limits: Any) -> Answer:
         async def record(message: Message) -> None:
             self.journal.append(json.loads(json.dumps(message)))
 
-        async def main(base_url: str) -> Answer:
+        async def main() -> Answer:
             async with openai.AsyncOpenAI(base_url=base_url, api_key="x") as client:
-                spec = spec_of()
+                spec = spec_of(limits=limits)
                 return await converse(
                     spec,
                     Task("t", {"question": "Refund it."}),
@@ -109,14 +126,10 @@ class Talk:
                     toolbox=await Toolbox.open(spec, tools),
                     record=record,
                     history=list(self.journal),
-                    **{"patient": True} | more,
+                    patient=patient,
                 )
 
-        with ScriptedModel(self.script) as server:
-            try:
-                return asyncio.run(main(server.base_url))
-            finally:
-                self.requests += server.requests
+        return asyncio.run(main())
 
 
 BOTH = calls(("refund", {"order": "7"}), ("read", {"order": "7"}))
@@ -138,6 +151,7 @@ class TestConversation:
         assert second.done == ["read"]
         assert answer.outcome == "ok"
         assert (answer.tool_calls, answer.outcome_unknown) == (2, [])
+        assert answer.calls_done == [{"tool": "refund", "arguments": {"order": "7"}}]
         texts = [message["content"] for message in talk.requests[-1]["messages"][-2:]]
         assert texts == ["refund done", "read done"]
         assert "harness" not in json.dumps(talk.requests)
@@ -180,10 +194,10 @@ class TestConversation:
                 await asyncio.sleep(60)
                 return await super().call(name, arguments)
 
-        answer = Talk([BOTH]).hold(Slow(), spent=299.5)
+        answer = Talk([BOTH]).hold(Slow(), seconds=0.5)
         assert answer.outcome == "budget"
         assert answer.outcome_unknown == [{"tool": "refund", "arguments": {"order": "7"}}]
-        assert 299.5 < answer.seconds < 310
+        assert 0.5 < answer.seconds < 10
 
     def test_what_others_have_done_by_then_is_in_the_row(self) -> None:
         class Hanging(Orders):
@@ -193,10 +207,16 @@ class TestConversation:
                 return await super().call(name, arguments)
 
         tools = Hanging()
-        answer = Talk([BOTH]).hold(tools, spent=299.5)
+        answer = Talk([BOTH]).hold(tools, seconds=0.5)
         assert tools.done == ["refund"]
         assert (answer.outcome, answer.tool_calls) == ("budget", 1)
         assert answer.outcome_unknown == []
+        assert answer.calls_done == [{"tool": "refund", "arguments": {"order": "7"}}]
+
+    def test_what_a_tool_says_has_failed_is_not_done(self) -> None:
+        refused = ToolResult(True, "There is no such order.")
+        answer = Talk([BOTH, DONE]).hold(Orders(refund=refused))
+        assert (answer.outcome, answer.calls_done) == ("ok", [])
 
     def test_what_the_tool_itself_says_to_be_down_is_waited_for_where_that_is_safe(self) -> None:
         outage = ToolResult(True, "The database is down.", outage="database")
@@ -209,6 +229,41 @@ class TestConversation:
         assert (answer.outcome, answer.tool_calls) == ("transport", 1)
         assert Talk([Turn(status=503)]).hold(Orders(), patient=False).outcome == "model"
 
+    def test_its_time_is_what_led_to_something_over_all_that_hold_it(self) -> None:
+        class Thinking(Orders):
+            async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+                await asyncio.sleep(0.2)
+                return await super().call(name, arguments)
+
+        talk = Talk([calls(("read", {"order": "7"})), Turn(status=503, delay=1.0)])
+        with pytest.raises(Parked):
+            talk.hold(Thinking(), seconds=30)
+        before = talk.journal[-1]["trace"]["spent"]
+        assert before > 0.2
+        talk.script, began = [DONE], time.perf_counter()
+        answer = talk.hold(Orders(), seconds=30)
+        assert before < answer.seconds < before + time.perf_counter() - began
+        # What was used up before it was interrupted is used up.
+        del talk.journal[-1]
+        talk.journal[-1]["trace"]["spent"] = 30
+        assert talk.hold(Orders(), seconds=30).outcome == "budget"
+
+    def test_time_in_which_the_model_server_hangs_is_not_the_row_s(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(model, "_GREETING", 0.2)
+        # It takes connections, and says nothing, as what was sent SIGSTOP.
+        with socket.create_server(("127.0.0.1", 0)) as hung:
+            url = f"http://127.0.0.1:{hung.getsockname()[1]}/v1"
+            with pytest.raises(Parked) as parked:
+                Talk([]).hold_with(url, Orders(), patient=True, seconds=0.2)
+            assert (parked.value.what, parked.value.suspicion) == (parking.MODEL, 1)
+            impatient = Talk([]).hold_with(url, Orders(), patient=False, seconds=0.2)
+        assert impatient.outcome == "model"
+        # One that is slow is there.
+        slow = Talk([says("", delay=60)]).hold(Orders(), seconds=0.2)
+        assert slow.outcome == "budget"
+
 
 @pytest.mark.parametrize(
     ("status", "suspicion"),
@@ -217,8 +272,8 @@ class TestConversation:
 def test_whose_fault_a_failed_request_is(status: int, suspicion: int | None) -> None:
     async def main(base_url: str) -> None:
         async with openai.AsyncOpenAI(base_url=base_url, api_key="x") as client:
-            model = Model(client, MODEL).asking_once()
-            await model.reply([], temperature=0, completion_tokens=9, options={})
+            once = Model(client, MODEL).asking_once()
+            await once.reply([], temperature=0, completion_tokens=9, options={})
 
     with ScriptedModel([Turn(status=status)]) as server, pytest.raises(ModelError) as failure:
         asyncio.run(main(server.base_url))
@@ -241,8 +296,8 @@ def test_a_success_that_is_no_completion_is_an_outage(body: str) -> None:
 
     async def main(base_url: str) -> None:
         async with openai.AsyncOpenAI(base_url=base_url, api_key="x") as client:
-            model = Model(client, MODEL).asking_once()
-            await model.reply([], temperature=0, completion_tokens=9, options={})
+            once = Model(client, MODEL).asking_once()
+            await once.reply([], temperature=0, completion_tokens=9, options={})
 
     with Page() as server, pytest.raises(ModelUnavailableError) as failure:
         asyncio.run(main(server.base_url))
@@ -271,9 +326,12 @@ def run(
 
     async def main() -> BatchReport:
         async with openai.AsyncOpenAI(base_url=base_url, api_key="x") as client:
-            model = Model(client, MODEL)
             return await run_batch(
-                spec, batch=batch, model=model, tools=tools or Orders(), engine=engine
+                spec,
+                batch=batch,
+                model=Model(client, MODEL),
+                tools=tools or Orders(),
+                engine=engine,
             )
 
     return asyncio.run(main())
@@ -306,6 +364,42 @@ def test_a_model_server_that_is_down_costs_no_row(engine: Engine) -> None:
     assert refused.total() == 20
     # What was refused was asked again, by whom it concerned and by nobody else.
     assert len(server.requests) == 40 + refused.total()
+
+
+def test_a_model_server_that_hangs_costs_no_row(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped for longer than a row has time; what it was asked then is asked again."""
+    monkeypatch.setattr(pulse, "SILENCE", 0.2)
+    monkeypatch.setattr(model, "_GREETING", 0.2)
+    said: list[str] = []
+    going_on = threading.Timer(3.0, lambda: os.kill(server.pid, signal.SIGCONT))
+
+    def progress(done: int, _total: int, _outcomes: Mapping[str, int]) -> None:
+        if done == 8:
+            os.kill(server.pid, signal.SIGSTOP)
+            going_on.start()
+
+    with scripted_process({"answer": "Done."}) as server:
+        spec = spec_of(limits={"seconds": 1.5})
+        batch = open_batch(engine, spec, tasks_of(24), model=MODEL)
+
+        async def main() -> BatchReport:
+            async with openai.AsyncOpenAI(base_url=server.base_url, api_key="x") as client:
+                return await run_batch(
+                    spec,
+                    batch=batch,
+                    model=Model(client, MODEL),
+                    tools=Orders(),
+                    engine=engine,
+                    progress=progress,
+                    say=said.append,
+                )
+
+        report = asyncio.run(main())
+    assert report.outcomes == {"ok": 24}
+    assert "rows that need the model server wait for it" in said[0]
+    assert report.latency_p95 < 1.5 < report.seconds
 
 
 def test_a_row_that_the_server_cannot_stand_sinks_no_other(engine: Engine) -> None:
@@ -384,7 +478,7 @@ def test_a_budget_that_is_used_up_ends_a_batch_that_goes_on_with_a_larger_one(
         assert said in report.ending.reason
         assert report.outcomes.total() < 10  # type: ignore[attr-defined]
         assert set(report.outcomes) <= {"ok"}
-        spent = waiting.spent(engine, report.batch_id)
+        spent = spending.spent(engine, report.batch_id)
         if "tool_calls" in limits:
             assert len(tools.done) == 3
         if "tokens" in limits:
@@ -396,7 +490,22 @@ def test_a_budget_that_is_used_up_ends_a_batch_that_goes_on_with_a_larger_one(
     assert (whole.batch_id, whole.outcomes) == (report.batch_id, {"ok": 10})
     assert len(server.requests) == 20
     assert len(tools.done) == 10
-    assert waiting.spent(engine, whole.batch_id).tokens == 300
+    # Of all three runs together, though each of them has seen a part.
+    assert (whole.prompt_tokens, whole.completion_tokens) == (200, 100)
+    assert (whole.answered, whole.seconds > still.seconds > report.seconds) == (10, True)
+    assert whole.tokens_per_second == 100 / whole.seconds
+
+
+def test_calls_whose_results_are_set_aside_are_spent(engine: Engine) -> None:
+    """One of two calls of a turn was made, and the other is waited for."""
+    tools = Orders(read=ToolUnavailableError("orders", 0.01, "it is down"))
+    script = [BOTH, BOTH, says({"answer": "Done."})]
+    with ScriptedModel(script) as server:
+        report = run(engine, tasks_of(3), server.base_url, tools, wait_minutes=0.005)
+    assert (report.ending.kind, report.outcomes, report.answered) == ("waiting", {"ok": 1}, 1)
+    assert tools.done == ["refund"] * 2
+    spent = spending.spent(engine, report.batch_id)
+    assert (spent.tool_calls, spent.prompt_tokens, spent.completion_tokens) == (2, 30, 15)
 
 
 def test_one_task_has_a_limit_of_tokens_too(engine: Engine) -> None:
@@ -414,6 +523,26 @@ def test_the_row_in_the_database_names_what_is_unknown(engine: Engine) -> None:
     assert answer.outcome_unknown == [{"tool": "refund", "arguments": {"order": "7"}}]
 
 
+def test_a_rerun_repeats_no_call_that_is_done_and_may_not_be_repeated(engine: Engine) -> None:
+    """The row stays as it is, and says why; one that has only read is answered anew."""
+
+    def script(body: dict[str, Any]) -> Turn:
+        if len(body["messages"]) > 2:
+            return Turn(status=400)
+        tool = "refund" if question(body) == "question 1" else "read"
+        return calls((tool, {"order": "7"}))
+
+    with ScriptedModel(script) as server:
+        report = run(engine, tasks_of(2), server.base_url)
+    assert report.outcomes == {"model": 2}
+    rerun = rerun_failed(engine, spec_of(), model=MODEL)
+    left = unanswered(engine, rerun.batch_id, after=0, limit=9)
+    assert [task.task_id for task in left] == ["t0"]
+    (kept,) = read_answers(engine, rerun.batch_id)
+    assert (kept.task_id, kept.outcome) == ("t1", "model")
+    assert kept.calls_done == [{"tool": "refund", "arguments": {"order": "7"}}]
+
+
 def test_rows_follow_the_load_of_the_server(engine: Engine) -> None:
     """As many at once as have room, from a server that tells."""
     from agent_pipelines.agents.load import Load
@@ -423,7 +552,7 @@ def test_rows_follow_the_load_of_the_server(engine: Engine) -> None:
     class Server:
         async def load(self) -> Load:
             nonlocal most
-            return Load(waiting=0, running=8, kv_cache=0.1, preemptions=0)
+            return Load(waiting=0, kv_cache=0.1, preemptions=0)
 
         async def counters(self) -> None:
             return None
@@ -450,8 +579,13 @@ def test_rows_follow_the_load_of_the_server(engine: Engine) -> None:
 
     async def main(base_url: str) -> BatchReport:
         async with openai.AsyncOpenAI(base_url=base_url, api_key="x") as client:
-            model = Model(client, MODEL, Server())
-            return await run_batch(spec, batch=batch, model=model, tools=Counting(), engine=engine)
+            return await run_batch(
+                spec,
+                batch=batch,
+                model=Model(client, MODEL, Server()),
+                tools=Counting(),
+                engine=engine,
+            )
 
     with ScriptedModel(reads_and_answers) as server:
         report = asyncio.run(main(server.base_url))

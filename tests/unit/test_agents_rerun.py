@@ -7,11 +7,12 @@ import openai
 import pytest
 from sqlalchemy import Engine
 
-from agent_pipelines.agents import answers
+from agent_pipelines.agents import answers, lifecycle
 from agent_pipelines.agents.answer import Answer
-from agent_pipelines.agents.answers import Batch, open_batch, read_answers
+from agent_pipelines.agents.answers import read_answers
 from agent_pipelines.agents.batch import BatchReport, run_batch
-from agent_pipelines.agents.batches import newest, newest_of_all_partitions
+from agent_pipelines.agents.batches import Batch, newest, newest_of_all_partitions
+from agent_pipelines.agents.lifecycle import open_batch
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.rerun import rerun_failed
 from agent_pipelines.agents.spec import AgentSpec
@@ -84,7 +85,7 @@ def test_one_that_was_cut_off_goes_on(engine: Engine) -> None:
     finish(engine, open_batch(engine, SPEC, tasks_of(3), model=MODEL), "ok", "tool", "budget")
     begun = rerun_failed(engine, SPEC, model=MODEL)
     answers.record_answer(engine, begun, Answer("t1", "ok"))
-    answers.stop_batch(engine, begun.batch_id)
+    lifecycle.stop_batch(engine, begun.batch_id)
     again = rerun_failed(engine, SPEC, model=MODEL)
     assert (again.batch_id, again.answered) == (begun.batch_id, 2)
     other = rerun_failed(engine, SPEC, model="another")
@@ -118,4 +119,4 @@ def test_each_partition_is_a_batch_of_its_own(engine: Engine) -> None:
 def finish(engine: Engine, batch: Batch, *outcomes: Any) -> None:
     for number, outcome in enumerate(outcomes):
         answers.record_answer(engine, batch, Answer(f"t{number}", outcome))
-    answers.finish_batch(engine, batch.batch_id)
+    lifecycle.finish_batch(engine, batch.batch_id)

@@ -65,3 +65,16 @@ def test_a_model_without_a_name_is_the_first_one_served() -> None:
 def test_a_model_server_that_is_gone_is_unavailable() -> None:
     with pytest.raises(UnavailableError, match="does not list its models"):
         LlmResource(base_url="http://127.0.0.1:9/v1").endpoint()
+
+
+def test_a_file_without_a_secret_is_said_before_anything_is_sent(tmp_path: Path) -> None:
+    empty = tmp_path / "token"
+    empty.write_text("\n")
+
+    async def ask() -> None:
+        server = ToolServerResource(url="http://127.0.0.1:1/mcp", token_file=str(empty))
+        async with server.session():
+            pytest.fail("it was opened")
+
+    with pytest.raises(UserError, match=f"`token_file` {empty} cannot be read: it is empty"):
+        asyncio.run(ask())

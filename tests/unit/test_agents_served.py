@@ -21,17 +21,14 @@ def read(name: str) -> Reading:
 
 def test_vllm_s_own_words_are_understood() -> None:
     idle, busy, after = read("idle"), read("busy"), read("after")
-    assert idle.load == parsed_load(told("idle")) == Load(0, 0, 0.0, 0)
+    assert idle.load == parsed_load(told("idle")) == Load(0, 0.0, 0)
     assert idle.counters.ttft.count == idle.counters.generated == 0
-    assert busy.load.running > 0
     assert busy.load.waiting > 0
     assert 0 < busy.load.kv_cache < 1
-    assert after.load.running == 0
     assert after.counters.ttft.count == 24
     # Of each answer all tokens but the first came some time after another one.
     assert after.counters.inter_token.count == after.counters.generated - 24
     assert 0 < after.counters.prefix_hits < after.counters.prefix_queries
-    assert after.counters.prefix_queries == after.counters.prompted
 
 
 @pytest.mark.parametrize("text", ["", "<html>Please log in.</html>", "# TYPE up gauge\nup 1\n"])
@@ -118,6 +115,42 @@ def test_a_batch_sees_the_most_that_waited(monkeypatch: pytest.MonkeyPatch) -> N
     assert served.prefix_hit_rate == pytest.approx(
         after.counters.prefix_hits / after.counters.prefix_queries
     )
+
+
+def test_a_server_that_is_started_anew_meanwhile_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Away for a while, it has counted from 0 since; what came before that is not forgotten."""
+    monkeypatch.setattr("agent_pipelines.agents.served._LOOK_EVERY", 0.001)
+
+    def at(count: float, tokens: float) -> Reading:
+        ttft = Histogram({1.0: count, math.inf: count}, count / 2)
+        return Reading(read("idle").load, Counters(ttft=ttft, generated=tokens))
+
+    seen = Scripted(at(100, 9_000), at(130, 9_500), None, at(5, 80), at(25, 380))
+
+    async def main() -> Served | None:
+        async with observed(seen) as observation:
+            while len(seen._readings) > 1:
+                await asyncio.sleep(0.001)
+        return observation.served
+
+    served = asyncio.run(main())
+    assert served is not None
+    assert served.counters.generated == 500 + 80 + 300
+    assert (served.counters.ttft.count, served.counters.ttft.mean) == (30 + 5 + 20, 0.5)
+
+
+def test_a_server_is_read_once_for_all_who_want_to_know() -> None:
+    busy = read("busy")
+
+    async def main() -> None:
+        seen = Scripted(busy, Reading(read("idle").load, busy.counters))
+        async with observed(seen) as observation:
+            assert [await observation.load() for _ in range(3)] == [busy.load] * 3
+            assert len(seen._readings) == 1
+
+    asyncio.run(main())
 
 
 def test_a_server_that_does_not_tell_disturbs_nothing() -> None:

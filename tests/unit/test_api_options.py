@@ -1,5 +1,7 @@
 """What the command line and the environment say of the API, and what is said of a wrong value."""
 
+from dataclasses import fields
+
 import pytest
 from typer.testing import CliRunner
 
@@ -18,6 +20,10 @@ def test_its_variables_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(variable, value)
     options = ApiOptions.from_environment(port=8080)
     assert options == ApiOptions(port=8080, max_concurrent=3, max_waiting=5, drain_seconds=2.0)
+
+
+def test_how_long_an_answer_may_take_is_said_by_its_agent_alone() -> None:
+    assert "call_timeout_seconds" not in {field.name for field in fields(ApiOptions)}
 
 
 @pytest.mark.parametrize(

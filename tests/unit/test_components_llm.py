@@ -12,6 +12,7 @@ from agent_pipelines.components.llm_config import LlmConfig
 from agent_pipelines.errors import UserError
 from agent_pipelines.loading import load_assets
 from agent_pipelines.local.accelerators import visible_gpus
+from agent_pipelines.local.vllm import gpus_taken
 from resources.llm import LlmResource, Spawn
 
 AGENT = """\
@@ -119,3 +120,21 @@ def test_gpus_are_counted_by_what_the_container_was_given(
     for named, count in (("0", 1), ("0,1", 2), ("", 0), ("-1", 0), ("1,-1,0", 1)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
         assert visible_gpus(tmp_path) == count
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gpus"),
+    [
+        ((), 1),
+        (("--swap-space", "4"), 1),
+        (("--tensor-parallel-size", "2"), 2),
+        (("--tensor_parallel_size=2", "-pp", "2"), 4),
+        (("-tp=2", "--data-parallel-size", "4"), 8),
+        (("-tp", "16"), 8),
+    ],
+)
+def test_a_vllm_takes_as_many_gpus_as_it_splits_itself_over(
+    arguments: tuple[str, ...], gpus: int
+) -> None:
+    assert gpus_taken(arguments, visible=8) == gpus
+    assert gpus_taken(arguments, visible=0) == 0

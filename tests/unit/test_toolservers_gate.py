@@ -1,8 +1,10 @@
 """The gate of a tool server, over sockets that a test writes on as it likes."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from typing import Any
 
 import httpx2
 import pytest
@@ -11,7 +13,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from agent_pipelines.toolservers.outcome import NOT_SENT
 from agent_pipelines.toolservers.shell import body, gate, metrics, options
+from resources.tool_session import OutageAsAnswer
 from tests.loopback import LoopbackServer
 from tests.processes import until
 
@@ -55,6 +59,18 @@ def server() -> Iterator[Gated]:
         yield started
 
 
+def answer_of_our_client(server: Gated) -> Any:
+    """The error that it makes of an answer, by which it decides whether a call may be repeated."""
+
+    async def post() -> Any:
+        wire = OutageAsAnswer(httpx2.AsyncHTTPTransport())
+        async with httpx2.AsyncClient(transport=wire) as client:
+            answer = await client.post(f"http://127.0.0.1:{server.port}/mcp", content=b"x")
+        return answer.json()["error"]
+
+    return asyncio.run(post())
+
+
 def test_who_sends_slowly_is_told_after_a_while_and_cut_off(
     server: Gated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,4 +95,5 @@ def test_so_many_may_send_slowly_at_once_and_take_no_place_of_a_call(server: Gat
 
         refused = until(told, 10, "the second of them arrives")
         assert "busy: 2 requests are arriving" in refused.text
+        assert answer_of_our_client(server)["data"] == NOT_SENT
     until(lambda: server.post().status_code == 200, 10, "their places are free again")

@@ -50,6 +50,8 @@ def _completion(id_: str, row: Row) -> dict[str, Any]:
         message["citations"] = [citation.as_json() for citation in answer.citations]
     if answer.outcome_unknown:
         message["outcome_unknown"] = list(answer.outcome_unknown)
+    if answer.calls_done:
+        message["calls_done"] = list(answer.calls_done)
     return {
         "id": id_,
         "object": "chat.completion",

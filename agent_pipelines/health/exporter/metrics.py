@@ -32,6 +32,13 @@ NUMBERS: dict[str, tuple[tuple[str, ...], str]] = {
     "documents": (("index", "state"), "Documents in the ledger of what is live, by state."),
     "chunks": (("index",), "Chunks that the ledger says are live."),
     "repair_attempts": (("index",), "Repairs asked for since one last got anywhere."),
+    "batch_rows": (
+        ("agent", "outcome"),
+        "Rows of an agent's newest batch by outcome; open ones have no answer yet.",
+    ),
+    "batch_tokens": (("agent", "kind"), "Tokens that the answers of that batch took."),
+    "batch_row_p95_seconds": (("agent",), "Seconds that 95% of its rows took at most."),
+    "batch_waiting": (("agent",), "1 while a batch of the agent waits for what is down."),
     "agents_with_tools": ((), "Agents that may call tools."),
     "tool_breaker": (
         ("agent", "server", "state"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
-from agent_pipelines.toolservers.shell.options import Options
+from agent_pipelines.toolservers.shell.options import ServerOptions
 from agent_pipelines.toolservers.shell.tokens import Tokens
 
 #: In an ASGI scope's state: whom the client's certificate names.
@@ -33,7 +33,7 @@ class Callers:
         UserError: the token file cannot be used.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ServerOptions) -> None:
         self._options = options
         self._tokens = (
             Tokens(options.token_file, variable=f"{options.prefix}TOKEN_FILE")

@@ -12,6 +12,7 @@ from mcp.types import CONNECTION_CLOSED, INVALID_REQUEST, REQUEST_TIMEOUT
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from agent_pipelines.toolservers.outcome import NOT_SENT
 from agent_pipelines.toolservers.shell.body import read_body, replay
 from agent_pipelines.toolservers.shell.callers import Callers
 from agent_pipelines.toolservers.shell.exchange import KEY, Exchange
@@ -118,12 +119,12 @@ class Gate:
     def _too_slow(self, error: TimeoutError) -> Response:
         said = f"{error}: send it at once"
         self._count("slow", said)
-        return _json_rpc(408, REQUEST_TIMEOUT, said, {"Connection": "close"})
+        return _json_rpc(408, REQUEST_TIMEOUT, said, {"Connection": "close"}, data=NOT_SENT)
 
     def _busy(self, what: str) -> Response:
         said = f"busy: {self._options.max_concurrent} requests are {what}; try again in 1 s"
         self._count("busy", said)
-        return _json_rpc(503, CONNECTION_CLOSED, said, {"Retry-After": "1"})
+        return _json_rpc(503, CONNECTION_CLOSED, said, {"Retry-After": "1"}, data=NOT_SENT)
 
     def _count(self, reason: str, said: str) -> None:
         self._metrics.refused.labels(reason).inc()
@@ -131,10 +132,14 @@ class Gate:
 
 
 def _json_rpc(
-    status: int, code: int, message: str, headers: Mapping[str, str] | None = None
+    status: int,
+    code: int,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    data: str | None = None,
 ) -> Response:
+    error = {"code": code, "message": message} | ({"data": data} if data else {})
     # Whoever asked puts in the id of the request that this answers.
-    error = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}
-    return Response(
-        json.dumps(error), status_code=status, headers=headers, media_type="application/json"
-    )
+    said = json.dumps({"jsonrpc": "2.0", "id": None, "error": error})
+    return Response(said, status_code=status, headers=headers, media_type="application/json")

@@ -33,11 +33,11 @@ class TLS:
 
 
 @dataclass(frozen=True)
-class Options:
-    """How one server is served. ``port`` 0 and ``probes_port`` 0: one that is free."""
+class ServerOptions:
+    """How any server here is served. ``port`` 0 and ``probes_port`` 0: one that is free."""
 
     #: Of the variables that say it.
-    prefix: ClassVar[str] = "TOOLS_"
+    prefix: ClassVar[str]
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -51,8 +51,6 @@ class Options:
     max_request_bytes: int = 1024 * 1024
     #: Requests at once; more are told to come back.
     max_concurrent: int = 128
-    #: Below what our clients wait (30 s), so that the model is told and not the circuit breaker.
-    call_timeout_seconds: float = 28.0
     #: As long as a call may take, below the 30 s that Kubernetes gives.
     drain_seconds: float = 28.0
 
@@ -60,17 +58,6 @@ class Options:
     def second_port(self) -> int | None:
         """Where the probes are served apart: with TLS always, for they have no certificate."""
         return PROBES_PORT if self.probes_port is None and self.tls else self.probes_port
-
-    @classmethod
-    def from_environment(
-        cls, *, host: str = "127.0.0.1", port: int = 0, probes_port: int | None = None
-    ) -> Self:
-        """The command line's addresses and the environment's TOOLS_… settings.
-
-        Raises:
-            UserError: a variable has a value that cannot be used.
-        """
-        return cls.of(Environment(), host=host, port=port, probes_port=probes_port)
 
     @classmethod
     def of(cls, found: "Environment", *, host: str, port: int, probes_port: int | None) -> Self:
@@ -83,12 +70,31 @@ class Options:
         return cls(host=host, port=port, probes_port=probes_port, tls=found.tls(), **given)
 
 
-class Environment(BaseSettings):
-    """One reading of the environment, by variables such as TOOLS_MAX_CONCURRENT."""
+@dataclass(frozen=True)
+class Options(ServerOptions):
+    """How one tool server is served."""
 
-    model_config = SettingsConfigDict(
-        extra="ignore", frozen=True, env_prefix=Options.prefix, validate_default=False
-    )
+    prefix: ClassVar[str] = "TOOLS_"
+
+    #: Below what our clients wait (30 s), so that the model is told and not the circuit breaker.
+    call_timeout_seconds: float = 28.0
+
+    @classmethod
+    def from_environment(
+        cls, *, host: str = "127.0.0.1", port: int = 0, probes_port: int | None = None
+    ) -> Self:
+        """The command line's addresses and the environment's TOOLS_… settings.
+
+        Raises:
+            UserError: a variable has a value that cannot be used.
+        """
+        return cls.of(_Environment(), host=host, port=port, probes_port=probes_port)
+
+
+class Environment(BaseSettings):
+    """One reading of the environment, by variables with the prefix of a kind of server."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, validate_default=False)
 
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -98,10 +104,9 @@ class Environment(BaseSettings):
     token_file: Path | None = None
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = LOOPBACK
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = _LOOPBACK_ORIGINS
-    max_request_bytes: int = Options.max_request_bytes
-    max_concurrent: int = Options.max_concurrent
-    call_timeout_seconds: float = Options.call_timeout_seconds
-    drain_seconds: float = Options.drain_seconds
+    max_request_bytes: int = ServerOptions.max_request_bytes
+    max_concurrent: int = ServerOptions.max_concurrent
+    drain_seconds: float = ServerOptions.drain_seconds
 
     @field_validator("tls_cert", "tls_key", "tls_client_ca", "token_file", mode="before")
     @classmethod
@@ -131,7 +136,7 @@ class Environment(BaseSettings):
             raise cls._wrong(info, value, "use a whole number greater than 0")
         return number
 
-    @field_validator("call_timeout_seconds", "drain_seconds", mode="before")
+    @field_validator("drain_seconds", mode="before")
     @classmethod
     def _seconds(cls, value: Any, info: ValidationInfo) -> float:
         try:
@@ -163,3 +168,16 @@ class Environment(BaseSettings):
         # Not a ValueError, which would reach a person as a traceback.
         variable = f"{cls._prefix()}{str(info.field_name).upper()}"
         return UserError(f"{variable} is {value!r}", remedy=remedy)
+
+
+class _Environment(Environment):
+    """That of a tool server, by variables such as TOOLS_MAX_CONCURRENT."""
+
+    model_config = SettingsConfigDict(env_prefix=Options.prefix)
+
+    call_timeout_seconds: float = Options.call_timeout_seconds
+
+    @field_validator("call_timeout_seconds", mode="before")
+    @classmethod
+    def _time_of_a_call(cls, value: Any, info: ValidationInfo) -> float:
+        return cls._seconds(value, info)

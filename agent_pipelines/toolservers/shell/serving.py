@@ -26,7 +26,7 @@ from agent_pipelines.toolservers.shell.app import build_app
 from agent_pipelines.toolservers.shell.callers import PEER
 from agent_pipelines.toolservers.shell.certificates import Certificates, subject
 from agent_pipelines.toolservers.shell.metrics import Metrics
-from agent_pipelines.toolservers.shell.options import Options
+from agent_pipelines.toolservers.shell.options import Options, ServerOptions
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ async def serve_apps(
     name: str,
     ready: Readiness,
     registry: CollectorRegistry,
-    options: Options,
+    options: ServerOptions,
     settle: Callable[[], Awaitable[None]] = _nothing_to_settle,
 ) -> None:
     """Serve an application, and its probes, as `serve` serves tools.
@@ -172,7 +172,9 @@ class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             self.app_state = {**self.app_state, PEER: subject(certificate)}
 
 
-def _config(app: ASGIApp, options: Options, certificates: Certificates | None) -> uvicorn.Config:
+def _config(
+    app: ASGIApp, options: ServerOptions, certificates: Certificates | None
+) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=_Protocol,

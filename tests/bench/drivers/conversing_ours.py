@@ -11,7 +11,7 @@ from typing import Any
 import conversations
 import protocol
 
-from agent_pipelines.agents import answers
+from agent_pipelines.agents import lifecycle
 from agent_pipelines.agents.batch import run_batch
 from agent_pipelines.agents.loop import converse
 from agent_pipelines.agents.model import Model
@@ -19,6 +19,7 @@ from agent_pipelines.agents.spec import AgentSpec
 from agent_pipelines.agents.tasks import Task
 from agent_pipelines.agents.tools import Toolbox, ToolInfo, ToolResult
 from agent_pipelines.state.engine import open_engine
+from resources.llm_client import Access, LlmClient
 
 
 class Functions:
@@ -47,7 +48,10 @@ class Ours:
         self._spec = AgentSpec(
             name="bench", instructions=conversations.INSTRUCTIONS, tools=("look_up",)
         )
-        self._model = Model(openai.AsyncOpenAI(base_url=url, api_key="none"), model)
+        # As `resources.llm` opens it.
+        http = LlmClient(url, Access())
+        client = openai.AsyncOpenAI(base_url=url, api_key="none", http_client=http)
+        self._model = Model(client, model)
         self._toolbox = self._loop.run(Toolbox.open(self._spec, Functions()))
         self._engine = open_engine(f"sqlite:///{Path(state) / 'state.db'}")
         self._batches = 0
@@ -76,7 +80,7 @@ class Ours:
             Task(f"{self._batches}-{number}", {"question": f"What about incident {number}?"})
             for number in range(count)
         )
-        batch = answers.open_batch(self._engine, spec, tasks, model=self._model.name)
+        batch = lifecycle.open_batch(self._engine, spec, tasks, model=self._model.name)
         report = self._loop.run(
             run_batch(spec, batch=batch, model=self._model, tools=Functions(), engine=self._engine)
         )
