@@ -7,6 +7,7 @@ Dagster gives a run up that waited too long for its pod, and leaves the pod wait
 free at last, that pod takes it for nothing.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,20 +102,21 @@ def _delete(api: Any, job: Any) -> None:
 
 
 def _cluster() -> Any:
-    """A client with the credentials of this pod, or of KUBECONFIG."""
+    """A client of the cluster of KUBECONFIG, else of the one that this pod runs in."""
     from kubernetes import client, config
 
     configuration = client.Configuration()
+    kubeconfig = os.environ.get("KUBECONFIG")
     try:
-        config.load_incluster_config(client_configuration=configuration)
-    except config.ConfigException:
-        try:
-            config.load_kube_config(client_configuration=configuration)
-        except config.ConfigException as error:
-            raise UserError(
-                f"no cluster is to be found: {error}",
-                remedy="run this in a pod with a service account, or set KUBECONFIG",
-            ) from error
+        if kubeconfig:
+            config.load_kube_config(kubeconfig, None, configuration, persist_config=False)
+        else:
+            config.load_incluster_config(configuration)
+    except (config.ConfigException, OSError) as error:
+        raise UserError(
+            f"no cluster is to be found: {error}",
+            remedy="set KUBECONFIG, or run this in a pod that has a token of its service account",
+        ) from error
     return client.ApiClient(configuration)
 
 
