@@ -41,8 +41,8 @@ def large(rendered: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def cluster(control_plane: ControlPlane) -> ControlPlane:
-    """Knows every kind, and has a namespace for restricted pods."""
+def neighbours(control_plane: ControlPlane) -> ControlPlane:
+    """A cluster that knows every kind, and has a namespace for restricted pods."""
     crds.install(control_plane)
     control_plane.ask(
         "POST",
@@ -59,17 +59,17 @@ def test_helm_finds_nothing_to_warn_of(size: str) -> None:
 
 @pytest.mark.parametrize("size", _SIZES)
 def test_the_api_server_takes_every_object_as_it_is(
-    size: str, rendered: Mapping[str, list[dict[str, Any]]], cluster: ControlPlane
+    size: str, rendered: Mapping[str, list[dict[str, Any]]], neighbours: ControlPlane
 ) -> None:
     # An unknown field is an error, and so is a warning; pods that are not restricted are warned of.
-    cluster.kubectl(
+    neighbours.kubectl(
         *("apply", "--server-side", "--dry-run=server", "--validate=strict"),
         *("--warnings-as-errors", "--namespace", _NAMESPACE, "-f", "-"),
         text=yaml.safe_dump_all(rendered[size]),
     )
 
 
-def test_a_field_that_does_not_exist_would_be_seen(cluster: ControlPlane) -> None:
+def test_a_field_that_does_not_exist_would_be_seen(neighbours: ControlPlane) -> None:
     service = {
         "apiVersion": "v1",
         "kind": "Service",
@@ -77,7 +77,7 @@ def test_a_field_that_does_not_exist_would_be_seen(cluster: ControlPlane) -> Non
         "spec": {"prots": []},
     }
     with pytest.raises(AssertionError, match="field not declared in schema"):
-        cluster.kubectl(
+        neighbours.kubectl(
             *("apply", "--server-side", "--dry-run=server", "--validate=strict"),
             *("--namespace", _NAMESPACE, "-f", "-"),
             text=yaml.safe_dump(service),
@@ -161,31 +161,31 @@ def _run_pod(objects: list[dict[str, Any]], control_plane: ControlPlane) -> dict
 
 
 def test_every_pod_passes_the_restricted_standard(
-    large: list[dict[str, Any]], cluster: ControlPlane
+    large: list[dict[str, Any]], neighbours: ControlPlane
 ) -> None:
     accounts = list(of_kind(large, "ServiceAccount").values())
-    pods = [*_pods(large), _run_pod(large, cluster)]
+    pods = [*_pods(large), _run_pod(large, neighbours)]
     # Admission looks up a pod's account.
-    cluster.kubectl(
+    neighbours.kubectl(
         "apply", "--namespace", _NAMESPACE, "-f", "-", text=yaml.safe_dump_all(accounts)
     )
-    cluster.kubectl(
+    neighbours.kubectl(
         *("create", "--dry-run=server", "--validate=strict", "--warnings-as-errors"),
         *("--namespace", _NAMESPACE, "-f", "-"),
         text=yaml.safe_dump_all(pods),
     )
     pods[0]["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
     with pytest.raises(AssertionError, match="violates PodSecurity"):
-        cluster.kubectl(
+        neighbours.kubectl(
             *("create", "--dry-run=server", "--namespace", _NAMESPACE, "-f", "-"),
             text=yaml.safe_dump(pods[0]),
         )
 
 
 def test_a_run_has_what_the_code_location_has(
-    large: list[dict[str, Any]], cluster: ControlPlane
+    large: list[dict[str, Any]], neighbours: ControlPlane
 ) -> None:
-    run = _run_pod(large, cluster)["spec"]
+    run = _run_pod(large, neighbours)["spec"]
     code = of_kind(large, "Deployment")["code-location"]["spec"]["template"]["spec"]
     (in_run,), (in_code,) = run["containers"], code["containers"]
     assert in_run["image"] == in_code["image"]
@@ -199,7 +199,9 @@ def test_a_run_has_what_the_code_location_has(
     assert wanted <= {mount["mountPath"] for mount in in_run["volumeMounts"]}
 
 
-def test_secrets_are_only_referred_to(large: list[dict[str, Any]], cluster: ControlPlane) -> None:
+def test_secrets_are_only_referred_to(
+    large: list[dict[str, Any]], neighbours: ControlPlane
+) -> None:
     assert not of_kind(large, "Secret")
     secret = {
         *("STATE_DATABASE_URL", "WEAVIATE_API_KEY", "DAGSTER_PG_PASSWORD", "TOOLS_POSTGRES_URL"),
@@ -207,7 +209,7 @@ def test_secrets_are_only_referred_to(large: list[dict[str, Any]], cluster: Cont
     }
     seen = [
         variable
-        for pod in [*_pods(large), _run_pod(large, cluster)]
+        for pod in [*_pods(large), _run_pod(large, neighbours)]
         for container in pod["spec"]["containers"]
         for variable in container.get("env", ())
         if variable["name"] in secret
@@ -218,13 +220,13 @@ def test_secrets_are_only_referred_to(large: list[dict[str, Any]], cluster: Cont
 
 
 def test_what_a_pod_refers_to_is_made_here_or_named_in_the_readme(
-    large: list[dict[str, Any]], cluster: ControlPlane
+    large: list[dict[str, Any]], neighbours: ControlPlane
 ) -> None:
     readme = (DEPLOY / "README.md").read_text()
     made = {f"{found['kind']}/{found['metadata']['name']}" for found in large} | {
         f"Secret/{found['spec']['secretName']}" for found in of_kind(large, "Certificate").values()
     }
-    for pod in [*_pods(large), _run_pod(large, cluster)]:
+    for pod in [*_pods(large), _run_pod(large, neighbours)]:
         for wanted in set(_references(pod["spec"])) - made:
             assert f"`{wanted.partition('/')[2]}`" in readme, (pod["metadata"]["name"], wanted)
 
@@ -423,14 +425,14 @@ def test_the_alerts_are_those_that_promtool_tests(large: list[dict[str, Any]]) -
 
 
 @pytest.fixture(scope="module")
-def accounts(large: list[dict[str, Any]], cluster: ControlPlane) -> ControlPlane:
+def accounts(large: list[dict[str, Any]], neighbours: ControlPlane) -> ControlPlane:
     """A cluster in which they exist, with their rights."""
     kinds = {"ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
-    cluster.kubectl(
+    neighbours.kubectl(
         *("apply", "--namespace", _NAMESPACE, "-f", "-"),
         text=yaml.safe_dump_all([found for found in large if found["kind"] in kinds]),
     )
-    return cluster
+    return neighbours
 
 
 _LAUNCHES = {
@@ -440,11 +442,7 @@ _LAUNCHES = {
     "get pods/log",
     *(f"{verb} events" for verb in ("get", "list")),
 }
-_LOOKS = {
-    f"{verb} {resource}"
-    for verb in ("get", "list")
-    for resource in ("pods", "events", "jobs.batch", "resourceclaims.resource.k8s.io")
-}
+_LOOKS = {f"{verb} {resource}" for verb in ("get", "list") for resource in ("pods", "events")}
 _PICKS = {
     f"{verb} {resource}"
     for verb in ("get", "list", "watch")

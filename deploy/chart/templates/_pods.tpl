@@ -82,6 +82,10 @@ that refers to, the secrets too. (A folder whose variable is not set is a broken
 {{- if .assets }}
 {{- include "agent-pipelines.secretEnv" .root.Values.secrets }}
 {{- end }}
+{{- if .dagster }}
+- {name: DAGSTER_HOME, value: {{ .root.Values.dagster.home }}}
+{{- include "agent-pipelines.secretEnv" (dict "DAGSTER_PG_PASSWORD" .root.Values.dagster.postgresqlSecret) }}
+{{- end }}
 {{- include "agent-pipelines.secretEnv" .secrets }}
 {{- range $name, $value := .environment }}
 - {name: {{ $name }}, value: {{ $value | quote }}}
@@ -97,6 +101,12 @@ that refers to, the secrets too. (A folder whose variable is not set is a broken
 {{- end }}
 {{- if .tls }}
 - {name: tls, mountPath: /tls, readOnly: true}
+{{- end }}
+{{- if .dagster }}
+- {name: dagster-home, mountPath: {{ .root.Values.dagster.home }}}
+{{- end }}
+{{- if eq (.dagster | default "") "instance" }}
+- {name: dagster, mountPath: {{ .root.Values.dagster.home }}/dagster.yaml, subPath: dagster.yaml, readOnly: true}
 {{- end }}
 {{- with .mounts }}
 {{ toYaml . }}
@@ -120,6 +130,12 @@ that refers to, the secrets too. (A folder whose variable is not set is a broken
 {{- with .tls }}
 - {name: tls, secret: {secretName: {{ . }}, defaultMode: 0440}}
 {{- end }}
+{{- if .dagster }}
+- {name: dagster-home, emptyDir: {sizeLimit: 1Gi}}
+{{- end }}
+{{- if eq (.dagster | default "") "instance" }}
+- {name: dagster, configMap: {name: {{ .root.Values.dagster.instanceConfigMap }}}}
+{{- end }}
 {{- with .volumes }}
 {{ toYaml . }}
 {{- end }}
@@ -132,7 +148,8 @@ that refers to, the secrets too. (A folder whose variable is not set is a broken
 
 {{- /*
 A Deployment of our image. Of a thing it reads besides: `args`, `replicas` (none: an autoscaler's
-affair), `ports` (name → number), `assets`, `environment`, `secrets`, `tls` (the Secret's name),
+affair), `ports` (name → number), `assets`, `dagster` (`instance`: it opens Dagster's; `home`: it is
+handed one), `environment`, `secrets`, `tls` (the Secret's name),
 `mounts`, `volumes`, `resources`, `token` (whether it gets one of its ServiceAccount), `probes` (their
 YAML, where they are others than those of the port `probes`), `start` and `grace` in seconds.
 */ -}}
