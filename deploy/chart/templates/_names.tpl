@@ -31,14 +31,15 @@ labels:
   {{- include "agent-pipelines.labels" . | nindent 2 }}
 {{- end }}
 
-{{- /* Our image: `variant` is cpu or gpu. A digest, where there is one, wins over the tag. */ -}}
+{{- /* Our image: `variant` is cpu, the default, or gpu. A digest wins over the tag. */ -}}
 {{- define "agent-pipelines.image" -}}
 {{- $image := .root.Values.image }}
-{{- $digest := index $image.digests .variant }}
+{{- $variant := .variant | default "cpu" }}
+{{- $digest := index $image.digests $variant }}
 {{- if $digest -}}
 {{ $image.repository }}@{{ $digest }}
 {{- else -}}
-{{ $image.repository }}:{{ $image.tag | default .root.Chart.AppVersion }}-{{ .variant }}
+{{ $image.repository }}:{{ $image.tag | default .root.Chart.AppVersion }}-{{ $variant }}
 {{- end }}
 {{- end }}
 

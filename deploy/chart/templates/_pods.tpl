@@ -141,13 +141,31 @@ that refers to, the secrets too. (A folder whose variable is not set is a broken
 {{- end }}
 {{- end }}
 
+{{- /*
+What loads the assets computes vectors: it takes the converted embedder from the image into its own
+cache, which it can write. (Converting it takes a minute of CPU time.)
+*/ -}}
+{{- define "agent-pipelines.fillCache" -}}
+- name: cache
+  image: {{ include "agent-pipelines.image" . }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  command: [cp, -r, /app/cache/., /cache/]
+  resources:
+    requests: {cpu: 10m, memory: 32Mi}
+    limits: {memory: 256Mi}
+  securityContext:
+    {{- include "agent-pipelines.containerSecurity" . | nindent 4 }}
+  volumeMounts:
+    - {name: cache, mountPath: /cache}
+{{- end }}
+
 {{- /* handbook/defs.yaml → handbook__defs.yaml: a key of a ConfigMap has no slash. */ -}}
 {{- define "agent-pipelines.assetKey" -}}
 {{ replace "/" "__" . }}
 {{- end }}
 
 {{- /*
-A Deployment of our image. Of a thing it reads besides: `args`, `replicas` (none: an autoscaler's
+A Deployment of our image. Of a thing it reads besides: `variant` (of the image; cpu), `args`, `replicas` (none: an autoscaler's
 affair), `ports` (name → number), `assets`, `dagster` (`instance`: it opens Dagster's; `home`: it is
 handed one), `environment`, `secrets`, `tls` (the Secret's name),
 `mounts`, `volumes`, `resources`, `token` (whether it gets one of its ServiceAccount), `probes` (their
@@ -196,9 +214,13 @@ spec:
       {{- with $values.scheduling }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
+      {{- if .assets }}
+      initContainers:
+        {{- include "agent-pipelines.fillCache" . | nindent 8 }}
+      {{- end }}
       containers:
         - name: {{ .component }}
-          image: {{ include "agent-pipelines.image" (dict "root" .root "variant" (.variant | default "cpu")) }}
+          image: {{ include "agent-pipelines.image" . }}
           imagePullPolicy: {{ $values.image.pullPolicy }}
           args: {{ toJson .args }}
           {{- if .assets }}
