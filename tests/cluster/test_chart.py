@@ -421,6 +421,17 @@ def test_the_alerts_are_those_that_promtool_tests(large: list[dict[str, Any]]) -
     assert of_kind(large, "PrometheusRule")["alerts"]["spec"]["groups"] == rules
 
 
+def test_grafana_finds_every_dashboard(large: list[dict[str, Any]]) -> None:
+    found = {
+        file: text
+        for config_map in of_kind(large, "ConfigMap").values()
+        if config_map["metadata"]["labels"].get("grafana_dashboard") == "1"
+        for file, text in config_map["data"].items()
+    }
+    files = (helm.CHART / "files" / "dashboards").glob("*.json")
+    assert found == {path.name: path.read_text() for path in files}
+
+
 # What each ServiceAccount may do
 
 
