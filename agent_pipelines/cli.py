@@ -507,6 +507,39 @@ def exporter(
     )
 
 
+@app.command()
+def janitor(
+    namespace: Annotated[str, typer.Option(help="Where Dagster's run launcher makes its Jobs.")],
+    minutes: Annotated[
+        float, typer.Option(min=0, help="For how long a run must have ended.")
+    ] = 30.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove Jobs in a cluster whose run has ended, with their pods and claims.
+
+    DAGSTER_HOME names the instance that knows the runs.
+    """
+    from dataclasses import asdict
+    from datetime import timedelta
+
+    from agent_pipelines.commands.janitor import sweep
+
+    home = Settings().dagster_home
+    if home is None:
+        raise UserError(
+            "DAGSTER_HOME is not set, so nobody can say which runs have ended",
+            remedy="set it to the folder with the deployment's dagster.yaml",
+        )
+    found = sweep(home, namespace, ended_for=timedelta(minutes=minutes), dry_run=dry_run)
+    if as_json:
+        _print_json({"dry_run": dry_run, "jobs": [asdict(leftover) for leftover in found]})
+        return
+    for leftover in found:
+        console.print(f"{leftover.job}: {leftover.reason}", highlight=False)
+    console.print(f"{len(found)} Jobs {'would go' if dry_run else 'removed'}", highlight=False)
+
+
 Port = Annotated[int, typer.Option(help="Port of the MCP endpoint (/mcp).")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 ProbesPort = Annotated[

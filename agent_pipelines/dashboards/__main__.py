@@ -15,7 +15,7 @@ from agent_pipelines.dashboards import agent_batches, gpu_cluster, index_truth, 
 ROOT = Path(__file__).parents[2]
 
 #: In the chart's folder: Helm makes ConfigMaps of what is there, and of nothing outside.
-FOLDER = "deploy/dashboards"
+FOLDER = "deploy/chart/files/dashboards"
 
 _DASHBOARDS = {
     "index-truth": index_truth.build,

@@ -14,7 +14,8 @@ from agent_pipelines.health import alerts, runbooks
 #: The checkout that this program lies in.
 ROOT = Path(__file__).parents[2]
 
-_RULES = "deploy/alerts/rules.yaml"
+#: The second is the chart's: Helm reads nothing outside of its folder.
+_RULES = ("deploy/alerts/rules.yaml", "deploy/chart/files/rules.yaml")
 
 _HEAD = """\
 # Generated from the catalogues in agent_pipelines/health by `python -m agent_pipelines.health`.
@@ -38,8 +39,9 @@ def files() -> dict[str, str]:
     """What is to be in the checkout: text by path, relative to its root."""
     found = alerts.catalogues()
     pages = runbooks.pages(found)
+    rules = _HEAD + _yaml(alerts.rule_file(found))
     return {
-        _RULES: _HEAD + _yaml(alerts.rule_file(found)),
+        **dict.fromkeys(_RULES, rules),
         **{f"{alerts.RUNBOOKS}/{name}": text for name, text in pages.items()},
     }
 

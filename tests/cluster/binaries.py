@@ -31,9 +31,11 @@ from tests.cluster import images
 
 KUBERNETES = "1.35.4"
 CONTAINERD = "2.2.9"
+HELM = "3.22.0"
 
 _SOURCE = Path(__file__).parent / "source"
 _CONTAINERD_MODULE = "github.com/containerd/containerd/v2/cmd"
+_HELM_MODULE = "helm.sh/helm/v3/cmd/helm"
 _CONTAINERD_PROGRAMS = ("containerd", "ctr", "containerd-shim-runc-v2")
 _DEBIAN_PACKAGES = ("crun", "libyajl2")
 
@@ -54,6 +56,7 @@ def obtain() -> None:
     """Everything that this machine can have; what it cannot have is said."""
     try:
         kube_all()
+        helm()
         if reason := no_node_because():
             print(reason)
         else:
@@ -76,9 +79,9 @@ def kube_all(progress: Progress = print, environ: Mapping[str, str] = os.environ
     def build(program: Path, folder: Path) -> None:
         _go_build(program, _SOURCE / "kube-all", folder / "kube-all", stamped, progress, environ)
 
-    folder = _once(
+    folder = once(
         f"Kubernetes {KUBERNETES}",
-        _cache() / f"kubernetes-{KUBERNETES}-{_digest(_SOURCE / 'kube-all')}",
+        cache() / f"kubernetes-{KUBERNETES}-{_digest(_SOURCE / 'kube-all')}",
         build,
         progress,
         environ,
@@ -112,15 +115,32 @@ def node_binaries(
         images.write_host_root(folder / "images" / "hostroot.tar")
         _unpack_crun(folder)
 
-    folder = _once(
+    folder = once(
         f"containerd {CONTAINERD} and crun",
-        _cache() / f"node-{CONTAINERD}-{_digest(_SOURCE / 'pause', Path(images.__file__))}",
+        cache() / f"node-{CONTAINERD}-{_digest(_SOURCE / 'pause', Path(images.__file__))}",
         build,
         progress,
         environ,
     )
     libraries = folder / "usr" / "lib" / f"{platform.machine()}-linux-gnu"
     return NodeBinaries(folder / "usr" / "bin", libraries, folder / "images")
+
+
+def helm(progress: Progress = print, environ: Mapping[str, str] = os.environ) -> Path:
+    """Helm, which renders the chart.
+
+    Raises:
+        UserError: Go does not build it.
+    """
+
+    def build(program: Path, folder: Path) -> None:
+        go.run(
+            [str(program), "install", "-trimpath", "-ldflags", "-s -w", f"{_HELM_MODULE}@v{HELM}"],
+            {**environ, "CGO_ENABLED": "0", "GOBIN": str(folder)},
+            progress,
+        )
+
+    return once(f"Helm {HELM}", cache() / f"helm-{HELM}", build, progress, environ) / "helm"
 
 
 def no_node_because() -> str | None:
@@ -142,7 +162,7 @@ def no_node_because() -> str | None:
     return None
 
 
-def _once(
+def once(
     what: str,
     kept: Path,
     build: Callable[[Path, Path], None],
@@ -218,7 +238,7 @@ def _unpack_crun(folder: Path) -> None:
             subprocess.run(["dpkg", "-x", package, folder], check=True)
 
 
-def _cache() -> Path:
+def cache() -> Path:
     return Settings().cache_dir / "cluster"
 
 

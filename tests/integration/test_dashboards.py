@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from agent_pipelines.dashboards.__main__ import ROOT, files
+from agent_pipelines.dashboards.__main__ import FOLDER, ROOT, files
 from agent_pipelines.local import ports
 from agent_pipelines.local.parts import Part, addresses, find
 from tests import processes
@@ -129,7 +129,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
 @pytest.mark.vllm
 @pytest.mark.parametrize("name", ["index-truth", "agent-batches", "tools", "gpu-cluster"])
 def test_every_panel_shows_something(seen: Prometheus, name: str) -> None:
-    board = json.loads((ROOT / f"deploy/dashboards/{name}.json").read_text())
+    board = json.loads((ROOT / f"{FOLDER}/{name}.json").read_text())
     empty = []
     for panel in _panels(board):
         for target in panel["targets"]:
