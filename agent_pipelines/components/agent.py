@@ -6,6 +6,7 @@ Belongs here: which definitions an agent becomes. Does not belong here: the YAML
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
@@ -15,11 +16,11 @@ from agent_pipelines.agents.spec import DEFAULT_LLM, SEARCH_SERVER, AgentFields,
 from agent_pipelines.agents.tasks.catalogue import source_at
 from agent_pipelines.agents.tasks.reading import Tasks, digest_of
 from agent_pipelines.agents.tools import ToolTransportError
-from agent_pipelines.components import agent_report, agent_sensor
+from agent_pipelines.components import agent_report, agent_sensor, run_claims
 from agent_pipelines.components.agent_config import AgentConfig
 from agent_pipelines.components.agent_run import BatchRun
 from agent_pipelines.components.configured_index import ConfiguredIndex
-from agent_pipelines.components.llm import llm_key
+from agent_pipelines.components.llm import LlmComponent, llm_key
 from agent_pipelines.components.tool_server import resource_key
 from agent_pipelines.errors import UserError
 from agent_pipelines.indexing.partition import WHOLE, Partition, keyed
@@ -56,6 +57,7 @@ class AgentComponent(dg.Component):
         self.folder = folder
         self.spec = AgentSpec(name=name, **config.model_dump(include=set(AgentFields.model_fields)))
         self._index: ConfiguredIndex | None = None
+        self._claim: str | None = None
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
@@ -72,9 +74,9 @@ class AgentComponent(dg.Component):
         self,
         indexes: Mapping[str, ConfiguredIndex],
         tool_servers: Collection[str] = (),
-        llms: Collection[str] = (),
+        llms: Mapping[str, LlmComponent] = MappingProxyType({}),
     ) -> None:
-        """Find the index that the agent reads; called once all of them are loaded.
+        """Find the index that the agent reads and its llm; called once all of them are loaded.
 
         Raises:
             UserError: there is none of that name, or no tool server or llm of a name that it has.
@@ -91,6 +93,8 @@ class AgentComponent(dg.Component):
                 f"agent {self.name}: there is no llm {self.config.llm!r}",
                 remedy=f"set `llm` to one of: {', '.join(sorted({DEFAULT_LLM, *llms}))}",
             )
+        llm = llms.get(self.config.llm)
+        self._claim = llm.template if llm and llm.claim else None
         if self.spec.index is None:
             return
         if self.spec.index not in indexes:
@@ -134,7 +138,10 @@ class AgentComponent(dg.Component):
             self.job_name,
             selection=dg.AssetSelection.assets(self.key("tasks"), self.key("answers")),
             description=f"Let agent {self.name} work through its tasks.",
-            tags={"agent": self.name},
+            tags={
+                "agent": self.name,
+                **(run_claims.tags(self._claim, {}) if self._claim else {}),
+            },
         )
         return dg.Definitions(
             assets=[self._tasks(), self._answers()],
@@ -196,6 +203,9 @@ class AgentComponent(dg.Component):
             **self._common("answers", "One answer per task, with its citations and outcome."),
             deps=upstream,
             kinds={"vllm"},
+            tags={run_claims.CLAIM_TAG: self._claim} if self._claim else None,
+            # As many runs at once as the pool of that name is given, where the instance says so.
+            pool=self._claim,
             output_required=False,
             partitions_def=dg.StaticPartitionsDefinition(list(self.partitions))
             if self.partitions

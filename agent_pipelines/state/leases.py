@@ -4,12 +4,15 @@ Belongs here: taking, keeping and giving up a lease in the state database. Its t
 (Kleppmann's fencing token): whoever lost the lease finds out at the next `renew`.
 """
 
+import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import Event, Thread
 
 import psutil
@@ -20,9 +23,15 @@ from agent_pipelines.state.engine import alone, read, write
 from agent_pipelines.state.tables import leases
 from agent_pipelines.state.upsert import upsert
 
-#: A holder that is silent this long has lost the lease. Longer than any one step between renewals.
-_TERM = timedelta(minutes=10)
-_RENEW_EVERY = 60.0
+logger = logging.getLogger(__name__)
+
+#: A holder that is silent this long has lost the lease: the run that follows a killed pod waits for
+#: no more than that, with its GPU.
+_TERM = timedelta(minutes=1)
+_RENEW_EVERY = 10.0
+
+#: Seconds between two looks at a lease that is waited for.
+_LOOK_EVERY = 1.0
 
 #: Takes happen one after the other, so that rivals see each other; the number is arbitrary, fixed.
 _LOCK = 7_205_932
@@ -81,6 +90,21 @@ class Lease:
             raise LeaseLostError(f"another writer took over {self.name}")
 
 
+class _HeldError(Exception):
+    """Somebody has it, or a rival."""
+
+    def __init__(self, name: str, holder: str, expires_at: datetime) -> None:
+        super().__init__(name)
+        self.name = name
+        self.holder = holder
+        self.expires_at = expires_at
+
+    @property
+    def may_lapse(self) -> bool:
+        """Whether its holder may be dead, and the lease soon be over without anybody's doing."""
+        return not _is_here(self.holder) and self.expires_at <= datetime.now(UTC) + _TERM
+
+
 def _no_rival(_name: str) -> bool:
     return False
 
@@ -88,6 +112,9 @@ def _no_rival(_name: str) -> bool:
 @contextmanager
 def hold(engine: Engine, name: str, *, rival: Callable[[str], bool] = _no_rival) -> Iterator[Lease]:
     """Hold the lease for the length of the block.
+
+    Where nobody here can tell whether its holder lives, as of another pod, that is waited for: it
+    renews the lease within seconds, or loses it after a minute.
 
     Args:
         engine: the state database.
@@ -97,7 +124,7 @@ def hold(engine: Engine, name: str, *, rival: Callable[[str], bool] = _no_rival)
     Raises:
         UserError: someone else holds it, or a rival; the message says who.
     """
-    lease = _take(engine, name, rival)
+    lease = _take_or_wait(engine, name, rival)
     done = Event()
     # Kept by a thread: a listing or one call of a model may take longer than the lease lasts.
     keeper = Thread(target=_keep, args=(lease, done), name=f"lease {name}", daemon=True)
@@ -129,9 +156,28 @@ def is_held(engine: Engine, name: str) -> bool:
 def _keep(lease: Lease, done: Event) -> None:
     while not done.wait(_RENEW_EVERY):
         # Whoever holds a lost lease is told by its own next step; a database that does not answer
-        # now may answer in a minute.
+        # now may answer next time.
         with suppress(LeaseLostError, UnavailableError):
             lease.renew()
+
+
+def _take_or_wait(engine: Engine, name: str, rival: Callable[[str], bool]) -> Lease:
+    seen: dict[tuple[str, str], datetime] = {}
+    while True:
+        try:
+            return _take(engine, name, rival)
+        except _HeldError as held:
+            by = (held.name, held.holder)
+            if by not in seen and held.may_lapse:
+                logger.info("%s is held by %s: waiting to see whether that lives", *by)
+                seen[by] = held.expires_at
+            if seen.get(by) != held.expires_at:
+                raise UserError(
+                    f"{held.name} is being written by {held.holder} "
+                    f"(until {held.expires_at:%H:%M:%S} UTC at least)",
+                    remedy="wait for it to finish, or end that process",
+                ) from None
+        time.sleep(_LOOK_EVERY)
 
 
 def _take(engine: Engine, name: str, rival: Callable[[str], bool]) -> Lease:
@@ -159,25 +205,35 @@ def _take(engine: Engine, name: str, rival: Callable[[str], bool]) -> Lease:
 def _refuse(name: str, holder: str, expires_at: datetime, now: datetime) -> None:
     # One that was given up says when, which lies ahead where a clock has gone back since.
     if holder and expires_at > now and not is_dead(holder):
-        raise UserError(
-            f"{name} is being written by {holder} (until {expires_at:%H:%M:%S} UTC at least)",
-            remedy="wait for it to finish, or end that process",
-        )
+        raise _HeldError(name, holder, expires_at)
 
 
 def this_process() -> str:
-    """Who holds a lease that this process takes: its machine, its id, and when it started."""
+    """Who holds a lease that this process takes: where it runs, its id, and when it started."""
     started = int(psutil.Process().create_time())
-    return f"{socket.gethostname()} pid {os.getpid()} started {started}"
+    return f"{_here()} pid {os.getpid()} started {started}"
 
 
 def is_dead(holder: str) -> bool:
-    """Whether the holder is a process of this machine that no longer runs (kill -9)."""
-    host, _, rest = holder.partition(" pid ")
-    if host != socket.gethostname():
+    """Whether the holder is a process beside this one that no longer runs (kill -9)."""
+    if not _is_here(holder):
         return False
-    pid, _, started = rest.partition(" started ")
+    pid, _, started = holder.partition(" pid ")[2].partition(" started ")
     try:
         return abs(psutil.Process(int(pid)).create_time() - int(started)) > _CLOCK_STEP
     except psutil.NoSuchProcess:
         return True
+
+
+def _is_here(holder: str) -> bool:
+    return holder.partition(" pid ")[0] == _here()
+
+
+def _here() -> str:
+    """Within which a process id means something: on Linux a pid namespace, for two containers may
+    have the name of their host in common.
+    """
+    try:
+        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()

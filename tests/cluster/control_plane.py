@@ -26,6 +26,13 @@ from tests.processes import until
 _START_SECONDS = 120.0
 _CONTROLLER_SECONDS = 30.0
 
+#: What the default of minutes is in a cluster that watches its nodes: seconds until a node that was
+#: not heard of is not ready, and until its pods are evicted. Kubelets here renew every two.
+_GRACE, _TOLERATION = 8, 2
+_SILENT = ("not-ready", "unreachable")
+_WATCHES_NODES = (f"--node-monitor-grace-period={_GRACE}s", "--node-monitor-period=1s")
+_TRUSTS_NODES = ("--controllers=*,-node-lifecycle-controller",)
+
 #: Second bytes of 127.x.0.0/16 for clusters; two sessions on one machine take different ones.
 _NETWORKS = range(64, 128)
 
@@ -49,10 +56,14 @@ class ControlPlane:
     Where this machine allows it, the API server listens where pods look for it: at the first
     address of the services' network, port 443. Nothing translates addresses here, so in-cluster
     configuration works only that way. Anywhere else it is a free port of 127.0.0.1.
+
+    With ``watches_nodes`` a node that is silent for seconds is not ready, and its pods are evicted;
+    otherwise a node that a test writes stays ready without a heartbeat.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, watches_nodes: bool = False) -> None:
         self.folder = folder
+        self._watches_nodes = watches_nodes
         self.binary = binaries.kube_all()
         self.addresses = _service_network() or Addresses(
             ports.HOST, ports.free(1)[0], "10.96.0.0/16"
@@ -111,6 +122,7 @@ class ControlPlane:
             *("--endpoint-reconciler-type=none", "--allow-privileged=true", "--profiling=false"),
             # A node that a test writes has no kubelet that would take this taint away.
             "--disable-admission-plugins=TaintNodesByCondition",
+            *(f"--default-{state}-toleration-seconds={_TOLERATION}" for state in _SILENT),
         )
         self.await_api_server()
         for name, port, more in (
@@ -121,8 +133,7 @@ class ControlPlane:
                     f"--service-account-private-key-file={self.keys.service_accounts}",
                     f"--root-ca-file={self.keys.authority}",
                     "--use-service-account-credentials",
-                    # A node that a test writes stays ready without a heartbeat.
-                    "--controllers=*,-node-lifecycle-controller",
+                    *(_WATCHES_NODES if self._watches_nodes else _TRUSTS_NODES),
                 ),
             ),
             ("kube-scheduler", scheduler, ()),

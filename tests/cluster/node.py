@@ -111,11 +111,15 @@ class Node:
             self.end()
             raise
 
-    def end(self) -> None:
-        """End every process of the node and its pods, and take the node out of the cluster."""
+    def kill(self) -> None:
+        """End every process of the node and its pods at once; the cluster is told nothing."""
         # The death of unshare's child is the death of the pid namespace, and so of every process
         # in it, and of the mounts.
         self._program.end()
+
+    def end(self) -> None:
+        """End every process of the node and its pods, and take the node out of the cluster."""
+        self.kill()
         until(self._let_go, _GONE_SECONDS, f"the folder of node {self.name} can be removed")
         self._control_plane.kubectl("delete", "node", self.name, "--ignore-not-found")
 
@@ -162,6 +166,8 @@ class Node:
             "failSwapOn": False,
             "localStorageCapacityIsolation": False,
             "oomScoreAdj": 0,
+            # Renewed every quarter of it.
+            "nodeLeaseDurationSeconds": 8,
             "protectKernelDefaults": True,
             "makeIPTablesUtilChains": False,
             # The machine's disk and memory are not this node's own: it evicts nothing for them.

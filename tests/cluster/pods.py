@@ -3,12 +3,16 @@
 Belongs here: what such a pod must look like. Does not belong here: what a test runs in it.
 """
 
+import hashlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.cluster import images
+
+_ROOT = Path(__file__).parents[2]
 
 
 def host_pod(
@@ -40,18 +44,34 @@ def host_pod(
 
 def python_pod(name: str, program: str, *, service_account: str, node: str) -> dict[str, Any]:
     """A pod that runs this program once, with the Python and the code that run the tests."""
-    root = Path(__file__).parents[2]
     pod = host_pod(name, [sys.executable, "-c", program], node=node, restart="Never")
     pod["spec"]["serviceAccountName"] = service_account
     (container,) = pod["spec"]["containers"]
     container["env"] = [
-        {"name": "PYTHONPATH", "value": str(root)},
+        {"name": "PYTHONPATH", "value": str(_ROOT)},
         {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"},
     ]
-    for number, path in enumerate({str(root), sys.prefix, sys.base_prefix} - {"/usr"}):
-        volume = {"name": f"host-{number}", "hostPath": {"path": path}}
-        pod["spec"]["volumes"].append(volume)
-        container["volumeMounts"].append(
-            {"name": f"host-{number}", "mountPath": path, "readOnly": True}
-        )
+    volumes, mounts = folders(*python_folders())
+    pod["spec"]["volumes"] += volumes
+    container["volumeMounts"] += mounts
     return pod
+
+
+def python_folders() -> list[Path]:
+    """What a pod needs to run the tests' Python and this project, besides /usr."""
+    return [
+        path for path in map(Path, (_ROOT, sys.prefix, sys.base_prefix)) if path != Path("/usr")
+    ]
+
+
+def folders(*paths: Path, writable: bool = False) -> tuple[list[Any], list[Any]]:
+    """Volumes and mounts of these folders of the machine, each where it is."""
+    digests = (hashlib.sha256(os.fsencode(path)).hexdigest()[:12] for path in paths)
+    names = {f"host-{digest}": path for digest, path in zip(digests, paths, strict=True)}
+    return (
+        [{"name": name, "hostPath": {"path": str(path)}} for name, path in names.items()],
+        [
+            {"name": name, "mountPath": str(path), "readOnly": not writable}
+            for name, path in names.items()
+        ],
+    )

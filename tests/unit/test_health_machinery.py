@@ -169,9 +169,9 @@ def test_runs_progress(runs: list[Run], watched: timedelta, state: State) -> Non
     ("expires", "watched", "state"),
     [
         (10 * MINUTE, LONG, TRUE),
-        (-4 * MINUTE, LONG, TRUE),
-        (-6 * MINUTE, LONG, FALSE),
-        (-6 * MINUTE, MINUTE, CANNOT_TELL),
+        (-14 * MINUTE, LONG, TRUE),
+        (-16 * MINUTE, LONG, FALSE),
+        (-16 * MINUTE, MINUTE, CANNOT_TELL),
     ],
 )
 def test_leases_alive(expires: timedelta, watched: timedelta, state: State) -> None:

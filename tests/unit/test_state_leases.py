@@ -1,11 +1,13 @@
 """One writer per name: the second is told who, and whoever lost it finds out."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from sqlalchemy import Engine, select, update
@@ -26,15 +28,19 @@ def held_by(engine: Engine, holder: str, *, until: timedelta = timedelta(minutes
     with leases.hold(engine, "n"):
         pass
     with write(engine) as connection:
-        connection.execute(
-            update(table).values(holder=holder, expires_at=datetime.now(UTC) + until)
-        )
+        connection.execute(update(table).values(holder=holder))
+    held_until(engine, datetime.now(UTC) + until)
+
+
+def held_until(engine: Engine, until: datetime) -> None:
+    with write(engine) as connection:
+        connection.execute(update(table).values(expires_at=until))
 
 
 def test_the_second_is_told_who_holds_it_and_may_after_that(engine: Engine) -> None:
     with leases.hold(engine, "n") as first:
         with (
-            pytest.raises(UserError, match=rf"{socket.gethostname()} pid {os.getpid()}") as refused,
+            pytest.raises(UserError, match=re.escape(leases.this_process())) as refused,
             leases.hold(engine, "n"),
         ):
             pass
@@ -75,19 +81,33 @@ def test_a_process_that_was_killed_holds_nobody_up(engine: Engine, state_url: st
 
 
 def test_a_pid_that_was_given_to_another_process_is_a_dead_one(engine: Engine) -> None:
-    held_by(engine, f"{socket.gethostname()} pid {os.getpid()} started 1")
+    held_by(engine, re.sub(r"\d+$", "1", leases.this_process()))
     with leases.hold(engine, "n"):
         pass
 
 
-def test_nobody_can_tell_whether_a_process_of_another_machine_lives(engine: Engine) -> None:
-    held_by(engine, "another-host pid 1 started 1")
+@pytest.mark.parametrize("where", ["another-host", f"{socket.gethostname()} pid:[1]"])
+def test_a_holder_of_another_place_is_waited_for_until_it_renews_or_loses_it(
+    engine: Engine, where: str
+) -> None:
+    """A pod that was killed; also one that has this machine's name, and process ids of its own."""
+    holder = f"{where} pid {os.getpid()} started 1"
+    held_by(engine, holder, until=timedelta(seconds=2))
+    with leases.hold(engine, "n") as lease:
+        assert lease.taken_over
+
+    held_by(engine, holder, until=timedelta(seconds=30))
+    until = datetime.now(UTC) + timedelta(seconds=40)
+    renewal = Timer(1.5, held_until, (engine, until))
+    renewal.start()
+    with pytest.raises(UserError, match=re.escape(holder)), leases.hold(engine, "n"):
+        pass
+    renewal.join()
+
+
+def test_one_that_is_not_over_soon_is_not_waited_for(engine: Engine) -> None:
+    held_by(engine, "another-host pid 1 started 1", until=timedelta(minutes=5))
     with pytest.raises(UserError, match="another-host pid 1"), leases.hold(engine, "n"):
-        pass
-    held_by_until = timedelta(seconds=-1)
-    with write(engine) as connection:
-        connection.execute(update(table).values(expires_at=datetime.now(UTC) + held_by_until))
-    with leases.hold(engine, "n"):
         pass
 
 

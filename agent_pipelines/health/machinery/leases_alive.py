@@ -12,8 +12,9 @@ from agent_pipelines.state.engine import read
 from agent_pipelines.state.leases import is_dead
 from agent_pipelines.state.tables import leases
 
-#: Who takes over the work of a killed writer has done so by then: the sensor, after its back-off.
-GRACE = timedelta(minutes=5)
+#: Who takes over the work of a killed writer has done so by then: the sensor, after its back-off,
+#: or the run that is retried, once its pod has started.
+GRACE = timedelta(minutes=15)
 
 #: A holder that slept, with the machine, renews it within a minute.
 _PATIENCE = timedelta(minutes=2)
