@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,13 @@ class ControlPlane:
     configuration works only that way. Anywhere else it is a free port of 127.0.0.1.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, flags: Mapping[str, Sequence[str]] | None = None) -> None:
+        """Args:
+        folder: for everything that it writes.
+        flags: more of them, by the program's name.
+        """
         self.folder = folder
+        self._flags = flags or {}
         self.binary = binaries.kube_all()
         self.addresses = _service_network() or Addresses(
             ports.HOST, ports.free(1)[0], "10.96.0.0/16"
@@ -231,7 +236,9 @@ class ControlPlane:
 
     def _run(self, name: str, *arguments: str) -> None:
         self._programs[name] = Program(
-            [self.binary, name, *arguments], self.folder / f"{name}.log", cwd=self.folder
+            [self.binary, name, *arguments, *self._flags.get(name, ())],
+            self.folder / f"{name}.log",
+            cwd=self.folder,
         )
 
     def _answers(self, path: str) -> bool:
