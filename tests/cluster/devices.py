@@ -54,8 +54,10 @@ class Model:
         return next(profile for profile in self.profiles if profile.name == name)
 
 
-def _profiles(*rows: tuple[str, int, int, int, int, int, Sequence[int], int]) -> list[Profile]:
-    return [Profile(*row) for row in rows]
+def _profiles(
+    *rows: tuple[str, int, int, int, int, int, Sequence[int], int],
+) -> tuple[Profile, ...]:
+    return tuple(Profile(*row) for row in rows)
 
 
 T4 = Model("Tesla T4", "Turing", "7.5.0", 15360)

@@ -31,6 +31,21 @@ _INFO = (
 
 
 @dataclass(frozen=True)
+class Size:
+    """Of a node, or what a pod asks of one."""
+
+    cpu: int
+    memory: int
+    """GiB."""
+
+    def resources(self) -> dict[str, str]:
+        return {"cpu": str(self.cpu), "memory": f"{self.memory}Gi"}
+
+
+_PLENTY = Size(256, 1024)
+
+
+@dataclass(frozen=True)
 class Placement:
     """What a pod got."""
 
@@ -47,16 +62,19 @@ class Fleet:
         control_plane: ControlPlane,
         nodes: Mapping[str, Sequence[Gpu]],
         *,
+        sizes: Mapping[str, Size] | None = None,
         plugin: bool = False,
     ) -> None:
         """Args:
         control_plane: where they are made.
-        nodes: their GPUs by their names.
+        nodes: their GPUs by their names, in the order in which they join.
+        sizes: what else they have; default: plenty.
         plugin: devices are counted as NVIDIA's device plugin does, with the labels of its feature
             discovery, instead of published by the DRA driver.
         """
         self.name = f"fleet-{uuid.uuid4().hex[:8]}"
         self.nodes = nodes
+        self._sizes = sizes or {}
         self._cluster = control_plane
         self._slices: list[str] = []
         self._pods = f"/api/v1/namespaces/{self.name}/pods"
@@ -84,21 +102,25 @@ class Fleet:
         pod: str,
         template: str | None = None,
         *,
+        size: Size | None = None,
         limits: Mapping[str, str] | None = None,
         affinity: Mapping[str, Any] | None = None,
     ) -> None:
-        """Make a pod that wants a claim of this template, or these extended resources."""
+        """Make a pod that wants a claim of this template, or these extended resources; and so much
+        of its node, default: nothing.
+        """
         spec: dict[str, Any] = {
             "nodeSelector": {"fleet": self.name},
             "restartPolicy": "Never",
             "containers": [{"name": "main", "image": "never.run/here:1"}],
         }
         (container,) = spec["containers"]
+        container["resources"] = {"requests": size.resources() if size else {}}
         if template:
             spec["resourceClaims"] = [{"name": "gpu", "resourceClaimTemplateName": template}]
-            container["resources"] = {"claims": [{"name": "gpu"}]}
+            container["resources"]["claims"] = [{"name": "gpu"}]
         if limits:
-            container["resources"] = {"limits": dict(limits)}
+            container["resources"]["limits"] = dict(limits)
         if affinity:
             spec["affinity"] = dict(affinity)
         self._cluster.ask("POST", self._pods, {"metadata": {"name": pod}, "spec": spec})
@@ -134,6 +156,8 @@ class Fleet:
 
     def end(self) -> None:
         """Everything of it goes."""
+        # First, so that no job makes another pod.
+        self._cluster.ask("DELETE", f"/api/v1/namespaces/{self.name}")
         self._cluster.ask("DELETE", self._pods, _AT_ONCE)
         self.until(lambda found: not found["pods"] and not found["claims"], "nothing is left")
         self._watch.end()
@@ -141,10 +165,9 @@ class Fleet:
             self._cluster.ask("DELETE", f"{_SLICES}/{name}")
         for name in self.nodes:
             self._cluster.ask("DELETE", f"{_NODES}/{self.node(name)}")
-        self._cluster.ask("DELETE", f"/api/v1/namespaces/{self.name}")
 
     def _node(self, name: str, counted: Sequence[Gpu]) -> dict[str, Any]:
-        resources = {"cpu": "256", "memory": "1Ti", "pods": "110"}
+        resources = {**self._sizes.get(name, _PLENTY).resources(), "pods": "110"}
         labels = {"kubernetes.io/hostname": self.node(name), "fleet": self.name}
         whole = [gpu for gpu in counted if not gpu.mig]
         parts = Counter(profile for gpu in counted for profile in gpu.mig)

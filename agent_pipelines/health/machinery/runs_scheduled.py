@@ -24,14 +24,14 @@ def judge(waiting: Sequence[Waiting], now: datetime) -> Reading:
     """Judge the runs whose pods do not run."""
     late = [one for one in waiting if now - one.since > _patience(one)]
     named = [
-        f"{one.job} since {ago(one.since, now)} ({one.reason}: {one.message})"
+        f"{one.job} for {(now - one.since).total_seconds():.0f} s ({one.reason}: {one.message})"
         for one in waiting[:_NAMED]
     ]
     more = len(waiting) - len(named)
     return Reading(
         State.FALSE if late else State.TRUE,
-        observed=f"{len(waiting)} runs wait for their pods: "
-        + "; ".join([*named, *([f"{more} more"] if more else [])])
+        observed="waiting for their pods: "
+        + "; ".join([*named, *([f"and {more} more"] if more else [])])
         if waiting
         else "no run waits for its pod",
         expected=f"none for more than {QUEUED.total_seconds() / 60:.0f} min for a place, or "
