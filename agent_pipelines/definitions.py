@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from agent_pipelines.components import retention
+from agent_pipelines.components import retention, waiting_runs
 from agent_pipelines.components.llm import llm_key
 from agent_pipelines.components.tool_server import resource_key
 from agent_pipelines.loading import PACKAGED_ASSETS, Loaded, load_assets
@@ -44,7 +44,7 @@ def definitions_of(
         # One process per run: steps share the loaded embedder. In a cluster a run is a pod.
         executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(loaded.definitions, retention.build(), bound)
+    return dg.Definitions.merge(loaded.definitions, retention.build(), waiting_runs.build(), bound)
 
 
 def _resources() -> dict[str, Any]:

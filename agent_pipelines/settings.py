@@ -129,6 +129,9 @@ class Settings(BaseSettings):
         description="Dagster's instance, where a deployment runs its daemon; default: the one in "
         "the state directory, whose daemon `dev` runs.",
     )
+    kubernetes_service_host: str | None = Field(
+        default=None, description="Set by Kubernetes in every pod: there runs may be pods too."
+    )
 
     @field_validator("embedder_backend", mode="before")
     @classmethod

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
-from agent_pipelines.health.orchestration import GRACE, Heartbeat, Run, Watcher
+from agent_pipelines.health.orchestration import GRACE, Heartbeat, Run, Waiting, Watcher
 from agent_pipelines.state.leases import is_dead
 
 if TYPE_CHECKING:
@@ -24,6 +24,13 @@ PROCESS_TAG = "agent-pipelines/process"
 
 #: Dagster's own interval of heartbeats; it cannot be configured.
 _HEARTBEAT_EVERY = timedelta(seconds=30)
+
+#: A run in one of these has been given to the launcher.
+_LAUNCHED = [
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 #: Ticks that are looked at for failures in a row.
 _NEWEST_TICKS = 3
@@ -164,6 +171,15 @@ class DagsterOrchestrator:
             last_event=_moment(last[0].timestamp) if last else created,
             attended=None if process is None else not is_dead(process),
         )
+
+    def waiting(self) -> Sequence[Waiting]:
+        from resources import kubernetes
+
+        launcher = kubernetes.launcher_of(self._instance)
+        if launcher is None:
+            return []
+        runs = self._instance.get_runs(dg.RunsFilter(statuses=_LAUNCHED))
+        return kubernetes.waiting(launcher, runs) if runs else []
 
 
 def _active(state: "InstigatorState") -> float:

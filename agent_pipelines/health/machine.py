@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from agent_pipelines.health.orchestration import Heartbeat, Orchestrator, Run, Watcher
+from agent_pipelines.health.orchestration import Heartbeat, Orchestrator, Run, Waiting, Watcher
 from agent_pipelines.health.signal import Reading, State
 from agent_pipelines.state.canary import present
 
@@ -112,6 +112,10 @@ class Machinery:
     @cached_property
     def runs(self) -> Sequence[Run]:
         return self._asked.runs()
+
+    @cached_property
+    def waiting(self) -> Sequence[Waiting]:
+        return self._asked.waiting()
 
 
 def where_expected(judge: Callable[[Machinery], Reading]) -> Callable[[Machinery], Reading]:

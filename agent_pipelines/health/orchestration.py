@@ -59,6 +59,19 @@ class Run:
     """Whether the process of a command that runs it itself is alive; None: a launched run."""
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A run that was started, and has a pod that does not run, or gets none."""
+
+    run: str
+    job: str
+    pod: str | None
+    since: datetime
+    reason: str
+    """One word of Kubernetes', such as `Unschedulable` or `ImagePullBackOff`."""
+    message: str
+
+
 class Orchestrator(Protocol):
     """What is asked. Whatever it raises means that it cannot be told."""
 
@@ -70,3 +83,6 @@ class Orchestrator(Protocol):
 
     def runs(self) -> Sequence[Run]:
         """Every run that has not ended."""
+
+    def waiting(self) -> Sequence[Waiting]:
+        """Every run whose pod does not run; none where runs are not pods."""

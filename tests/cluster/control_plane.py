@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,21 @@ class ControlPlane:
     otherwise a node that a test writes stays ready without a heartbeat.
     """
 
-    def __init__(self, folder: Path, *, watches_nodes: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        watches_nodes: bool = False,
+        flags: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Args:
+        folder: for everything that it writes.
+        watches_nodes: as above.
+        flags: more of them, by the program's name.
+        """
         self.folder = folder
         self._watches_nodes = watches_nodes
+        self._flags = flags or {}
         self.binary = binaries.kube_all()
         self.addresses = _service_network() or Addresses(
             ports.HOST, ports.free(1)[0], "10.96.0.0/16"
@@ -242,7 +254,9 @@ class ControlPlane:
 
     def _run(self, name: str, *arguments: str) -> None:
         self._programs[name] = Program(
-            [self.binary, name, *arguments], self.folder / f"{name}.log", cwd=self.folder
+            [self.binary, name, *arguments, *self._flags.get(name, ())],
+            self.folder / f"{name}.log",
+            cwd=self.folder,
         )
 
     def _answers(self, path: str) -> bool:

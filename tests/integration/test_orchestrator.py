@@ -187,3 +187,8 @@ def test_runs_that_have_not_ended(instance: dg.DagsterInstance) -> None:
     }
     assert runs[launched.run_id].created <= runs[launched.run_id].last_event
     assert abs(runs[launched.run_id].created - datetime.now(UTC)) < MINUTE, "in the right zone"
+
+
+def test_where_runs_are_processes_none_waits_for_a_pod(instance: dg.DagsterInstance) -> None:
+    instance.create_run_for_job(work, status=dg.DagsterRunStatus.STARTING)
+    assert DagsterOrchestrator(instance, WANTED).waiting() == []

@@ -20,11 +20,12 @@ from agent_pipelines.health.machinery import (
     disk_writable,
     leases_alive,
     runs_progress,
+    runs_scheduled,
     watchers_on,
     watchers_succeed,
     watchers_ticking,
 )
-from agent_pipelines.health.orchestration import GRACE, Heartbeat, Run, Watcher
+from agent_pipelines.health.orchestration import GRACE, Heartbeat, Run, Waiting, Watcher
 from agent_pipelines.health.signal import Reading, State
 from agent_pipelines.state import leases
 from agent_pipelines.state.engine import open_engine, write
@@ -165,6 +166,29 @@ def test_runs_progress(runs: list[Run], watched: timedelta, state: State) -> Non
     assert runs_progress.judge(runs, NOW, watched).state is state
 
 
+def waiting(age: timedelta, reason: str) -> Waiting:
+    return Waiting("r", "triage_batch", "dagster-run-r-x7", NOW - age, reason, "as it said")
+
+
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [
+        ([], TRUE),
+        # Others hold the devices; or a node is on its way.
+        ([waiting(29 * MINUTE, "Unschedulable")], TRUE),
+        ([waiting(31 * MINUTE, "Unschedulable")], FALSE),
+        ([waiting(4 * MINUTE, "ErrImagePull")], TRUE),
+        ([waiting(MINUTE, "Unschedulable"), waiting(6 * MINUTE, "ImagePullBackOff")], FALSE),
+    ],
+)
+def test_runs_scheduled(found: list[Waiting], state: State) -> None:
+    reading = runs_scheduled.judge(found, NOW)
+    assert reading.state is state
+    # Also while it is true: `status` shows what a run waits for from the first moment on.
+    assert all(f"({one.reason}: as it said)" in reading.observed for one in found)
+    assert [row["run"] for row in reading.evidence] == ["r"] * (state is FALSE)
+
+
 @pytest.mark.parametrize(
     ("expires", "watched", "state"),
     [
@@ -213,6 +237,8 @@ class StillOrchestrator:
     beats: Sequence[Heartbeat] = field(
         default_factory=lambda: [Heartbeat("SENSOR", datetime.now(UTC), 30 * SECOND)]
     )
+    in_progress: Sequence[Run] = ()
+    without_pod: Sequence[Waiting] = ()
 
     def heartbeats(self) -> Sequence[Heartbeat]:
         return self.beats
@@ -221,7 +247,10 @@ class StillOrchestrator:
         return [watcher(due=now - HOUR, ticked=now)]
 
     def runs(self) -> Sequence[Run]:
-        return []
+        return self.in_progress
+
+    def waiting(self) -> Sequence[Waiting]:
+        return self.without_pod
 
 
 @pytest.fixture
@@ -288,9 +317,18 @@ def test_an_orchestrator_that_cannot_be_asked_is_no_false_alarm(place: Place) ->
     unseen = {name for name, r in readings.items() if r.state is CANNOT_TELL}
     assert unseen == {
         *("daemon_alive", "watchers_on", "watchers_ticking", "watchers_succeed"),
-        *("runs_progress", "clock_forward"),
+        *("runs_progress", "runs_scheduled", "clock_forward"),
     }
     assert place.false() == set()
+
+
+def test_a_run_that_waits_for_a_device_does_not_hang(place: Place) -> None:
+    started = datetime.now(UTC) - HOUR
+    place.orchestrator = StillOrchestrator(
+        in_progress=[Run("r", "triage_batch", "running", started, started)],
+        without_pod=[Waiting("r", "triage_batch", "p", started, "Unschedulable", "0/3 nodes")],
+    )
+    assert place.false() == {"runs_scheduled"}
 
 
 def test_a_broken_folder_is_named(place: Place) -> None:

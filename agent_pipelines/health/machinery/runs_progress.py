@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from agent_pipelines.health.machine import ago, in_time, where_expected
+from agent_pipelines.health.machine import Machinery, ago, in_time, where_expected
 from agent_pipelines.health.orchestration import Run
 from agent_pipelines.health.signal import Reading, Signal
 
@@ -49,6 +49,12 @@ def _stuck(run: Run, now: datetime, *, at_work: bool) -> tuple[str, timedelta] |
     return ("silent", SILENT) if now - run.last_event > SILENT else None
 
 
+def _evaluate(view: Machinery) -> Reading:
+    # A run whose pod does not run cannot say anything: `runs_scheduled` speaks of it.
+    pods = {one.run for one in view.waiting}
+    return judge([run for run in view.runs if run.id not in pods], view.now, view.watched)
+
+
 SIGNAL = Signal(
     name="runs_progress",
     statement="every run in progress has shown progress lately, or waits for one that does",
@@ -60,5 +66,5 @@ SIGNAL = Signal(
     "nothing runs. While it counts as running its index is not synced. Look at its last events in "
     "Dagster's UI, and terminate it there (with `force` where its process is gone); the index's "
     "sensor asks for a new one. For a queue that does not move see `daemon_alive`.",
-    evaluate=where_expected(lambda view: judge(view.runs, view.now, view.watched)),
+    evaluate=where_expected(_evaluate),
 )
