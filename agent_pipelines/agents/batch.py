@@ -121,18 +121,20 @@ async def run_batch(
             progress(counts.total(), batch.tasks, dict(counts))
 
         once = model.asking_once()
+        journal = Journal(engine, batch.batch_id, fence=fence)
         dispatch = Dispatch(
             spec,
             model=MeteredModel(once.client, once.name, once.server, meter=meter),
             toolbox=toolbox,
-            journal=Journal(engine, batch.batch_id, fence=fence),
+            journal=journal,
             meter=meter,
             load=load or model.server,
             say=say,
         )
         ending = Ending("finished")
         try:
-            ending = await dispatch.run(_Fresh(engine, batch.batch_id).next, keep)
+            fresh = _Fresh(engine, batch.batch_id, journal)
+            ending = await dispatch.run(fresh.next, keep)
         except ExceptionGroup as group:
             # One error for people, and no group of them.
             first = next(filter(_is_told, group.exceptions), None)
@@ -222,9 +224,10 @@ class _Stopped(Exception):
 class _Fresh:
     """Tasks that have no answer yet, for several workers at once; a page of them in memory."""
 
-    def __init__(self, engine: Engine, batch_id: str) -> None:
+    def __init__(self, engine: Engine, batch_id: str, journal: Journal) -> None:
         self._engine = engine
         self._batch_id = batch_id
+        self._journal = journal
         self._page: deque[Task] = deque()
         self._after = 0
         self._turn = asyncio.Lock()
@@ -241,7 +244,9 @@ class _Fresh:
             return self._page.popleft() if self._page else None
 
     def _read(self) -> Sequence[Task]:
-        return answers.unanswered(self._engine, self._batch_id, after=self._after, limit=_PAGE)
+        page = answers.unanswered(self._engine, self._batch_id, after=self._after, limit=_PAGE)
+        self._journal.look([task.task_id for task in page])
+        return page
 
 
 async def _turned_false(

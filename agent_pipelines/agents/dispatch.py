@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -194,7 +194,9 @@ class Dispatch:
     async def _answer(self, row: _Row) -> Answer:
         task = row.task
         try:
-            history = await asyncio.to_thread(self._journal.read, task.task_id)
+            history: Sequence[Message] = ()
+            if not self._journal.is_blank(task.task_id):
+                history = await asyncio.to_thread(self._journal.read, task.task_id)
             write = self._journal.recorder(task.task_id, following=len(history))
 
             async def record(message: Message) -> None:

@@ -32,8 +32,22 @@ class Journal:
         self._engine = engine
         self._batch_id = batch_id
         self._fence = fence
+        self._blank: set[str] = set()
         self._waiting: list[_Waiting] = []
         self._writing: asyncio.Task[None] | None = None
+
+    def look(self, task_ids: Sequence[str]) -> None:
+        """See which of these conversations have not begun: one question for all of them."""
+        query = select(messages.c.task_id).where(
+            messages.c.batch_id == self._batch_id, messages.c.task_id.in_(task_ids)
+        )
+        with read(self._engine) as connection:
+            begun = connection.scalars(query.distinct()).all()
+        self._blank |= {*task_ids} - {*begun}
+
+    def is_blank(self, task_id: str) -> bool:
+        """Whether a conversation is known not to have begun: there is nothing to read of it."""
+        return task_id in self._blank
 
     def read(self, task_id: str) -> Sequence[Message]:
         """The messages of one conversation so far."""
@@ -58,6 +72,7 @@ class Journal:
                 "message": message,
                 "recorded_at": datetime.now(UTC),
             }
+            self._blank.discard(task_id)
             # The primary key refuses a second writer of the same conversation.
             await self._append(row)
             ordinal += 1

@@ -17,13 +17,14 @@ from typing import Any
 
 import openai
 import pytest
-from sqlalchemy import Engine, Table, create_engine, func, select, update
+from sqlalchemy import Engine, Table, create_engine, event, func, select, update
 
 from agent_pipelines.agents import answers, lifecycle, parking
 from agent_pipelines.agents.answer import Answer
 from agent_pipelines.agents.answers import read_answers
 from agent_pipelines.agents.batch import BatchReport, run_batch
 from agent_pipelines.agents.batches import Batch, Snapshot
+from agent_pipelines.agents.journal import Journal
 from agent_pipelines.agents.lifecycle import open_batch
 from agent_pipelines.agents.model import Model
 from agent_pipelines.agents.spec import AgentSpec
@@ -249,6 +250,26 @@ def test_prompts_that_begin_alike_are_asked_one_after_the_other(engine: Engine) 
     with ScriptedModel(answers_all) as server:
         asyncio.run(main())
     assert [question(body) for body in server.requests] == sorted(questions)
+
+
+def test_what_has_not_begun_is_not_read_one_by_one(engine: Engine) -> None:
+    """What has is: a page of tasks is asked which of them that are."""
+    read: list[Any] = []
+
+    def executed(_: Any, _cursor: Any, statement: str, parameters: Any, *_more: Any) -> None:
+        if statement.startswith("SELECT messages.message"):
+            read.append(parameters[1])
+
+    tasks = tasks_of(*(f"q{n}" for n in range(6)))
+    batch = open_batch(engine, SPEC, tasks, model=MODEL, snapshot=SNAPSHOT)
+    begun = Journal(engine, batch.batch_id).recorder("t2", following=0)
+    asyncio.run(begun({"role": "system", "content": "Answer."}))
+    event.listen(engine, "before_cursor_execute", executed)
+    with ScriptedModel(model_script) as server:
+        _, report = asyncio.run(run(engine, tasks, server.base_url))
+    event.remove(engine, "before_cursor_execute", executed)
+    assert (report.batch_id, report.outcomes) == (batch.batch_id, {"ok": 6})
+    assert read == ["t2"]
 
 
 def test_other_work_is_another_batch(engine: Engine) -> None:
