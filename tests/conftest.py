@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 from _pytest.terminal import TerminalReporter
+from hypothesis import HealthCheck, settings
 
 from agent_pipelines.indexing.embedding import Embedder
 from agent_pipelines.local import models, weaviate
@@ -22,6 +23,10 @@ from resources.embedders import openvino
 from resources.embedders.model import find
 from resources.weaviate import WeaviateResource, WeaviateStore
 from tests.cluster import binaries
+
+# How long an example takes is the machine's affair: nothing of a test fails for it.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 #: Variables that would point a test at somebody's own Weaviate, database or model server.
 _ADDRESSES = (

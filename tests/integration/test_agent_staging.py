@@ -103,9 +103,7 @@ INPUTS = st.dictionaries(st.text(), JSON, max_size=4)
 IDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=255)
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(IDS, INPUTS, max_size=12), st.integers(1, 5))
 def test_tasks_come_back_as_they_went_in(
     engine: Engine, rows: dict[str, dict[str, Any]], limit: int

@@ -195,7 +195,6 @@ def test_any_life_of_an_index_ends_exact(
         settings=settings(
             max_examples=lives,
             stateful_step_count=steps,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -20,9 +20,7 @@ _ROOM = 32 * 1024**2
 
 _ACCEPT = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
 
-_SETTINGS = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+_SETTINGS = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 _SCALARS = st.one_of(
     st.none(),

@@ -101,7 +101,7 @@ class History(RuleBasedStateMachine):
 
 
 TestHistory = History.TestCase
-TestHistory.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestHistory.settings = settings(max_examples=150, stateful_step_count=40)
 
 
 def test_it_opens_at_the_third_failure_in_a_row_and_closes_after_a_probe() -> None:

@@ -1,6 +1,6 @@
 """Concurrency that follows the model server's load."""
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_pipelines.agents.concurrency import DEFAULT, HIGHEST, LOWEST, Concurrency
@@ -14,8 +14,6 @@ LOADS = st.builds(
 )
 
 
-# A busy machine is slow at making examples, too.
-@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(loads=st.lists(st.tuples(st.none() | LOADS, st.integers(0, 1000))))
 def test_it_stays_within_its_bounds_and_goes_only_where_the_load_says(
     loads: list[tuple[Load | None, int]],

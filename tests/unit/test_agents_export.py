@@ -124,7 +124,7 @@ JSON = st.recursive(
 OUTPUTS = st.dictionaries(st.text(), JSON, min_size=1, max_size=3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.sampled_from(get_args(Outcome)), OUTPUTS, st.text()), max_size=8))
 def test_rows_in_are_rows_out_of_any_file(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[Any, Any, str]]

@@ -280,7 +280,7 @@ class TestOpenAIBatch:
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1, max_size=20)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.dictionaries(TEXT, st.tuples(TEXT, TEXT), min_size=1, max_size=12))
 def test_rows_in_are_tasks_out_of_any_kind_of_source(
     tmp_path_factory: pytest.TempPathFactory, rows: dict[str, tuple[str, str]]

@@ -90,7 +90,7 @@ def test_indexes_do_not_see_each_others_changes(engine: Engine) -> None:
     assert changes.oldest(engine, "other") is None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 120), min_size=2, max_size=6, unique=True), st.data())
 def test_staleness_is_never_understated_and_never_older_than_the_listing_before(
     engine: Engine, times: list[int], data: st.DataObject

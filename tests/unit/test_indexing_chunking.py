@@ -68,7 +68,7 @@ def without_space(text: str) -> str:
     return re.sub(r"\s+", "", text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(TEXTS, FORMATS)
 def test_nothing_is_lost_nothing_too_long_and_no_id_twice(text: str, format_: str) -> None:
     try:
@@ -85,7 +85,7 @@ def test_nothing_is_lost_nothing_too_long_and_no_id_twice(text: str, format_: st
     assert [chunk.position for chunk in chunks] == list(range(len(chunks)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(TEXTS, FORMATS)
 def test_overlapping_chunks_are_within_the_limit_too(text: str, format_: str) -> None:
     assume(text.strip())
@@ -131,7 +131,7 @@ def unigram() -> Tokenizer:
 
 
 @pytest.mark.parametrize("make", [byte_level, unigram])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TEXTS, FORMATS)
 def test_nothing_is_lost_or_too_long_for_other_kinds_of_tokenizers(
     make: Callable[[], Tokenizer], text: str, format_: str
@@ -164,7 +164,7 @@ def test_words_that_the_tokenizer_reads_as_one_unknown_token_are_cut_as_if_it_re
         "> a quote\n> of two lines",
     ],
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(before=st.integers(0, 60), after=st.integers(0, 60))
 def test_a_block_that_fits_into_a_chunk_is_never_cut(block: str, before: int, after: int) -> None:
     text = f"{'word ' * before}\n\n{block}\n\n{'word ' * after}"
@@ -174,7 +174,7 @@ def test_a_block_that_fits_into_a_chunk_is_never_cut(block: str, before: int, af
 ANNOUNCEMENTS = st.sampled_from(["# Title\n\n## Part\n\n", "# Title\n\n", "Term\n\n", ""])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(ANNOUNCEMENTS, st.integers(1, 40)), min_size=1))
 def test_a_title_or_a_term_stays_with_what_follows_it(parts: list[tuple[str, int]]) -> None:
     for chunk in cut("\n\n".join(f"{above}{'A sentence. ' * words}" for above, words in parts)):
@@ -201,7 +201,7 @@ def markdown(sections: list[str]) -> str:
     return "".join(f"## Heading {n}\n\n{text}\n\n" for n, text in enumerate(sections))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SECTIONS, WORDS, st.data())
 def test_an_edit_keeps_the_ids_of_every_other_section(
     sections: list[str], text: str, data: st.DataObject
@@ -217,7 +217,7 @@ def test_an_edit_keeps_the_ids_of_every_other_section(
     assert len(before - after) <= len(alone)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SECTIONS)
 def test_a_section_put_in_front_moves_chunks_without_renaming_them(sections: list[str]) -> None:
     before = cut(markdown(sections))
@@ -264,7 +264,7 @@ def moved(before: list[Chunk], after: list[Chunk]) -> int:
     return (hashes[1] - hashes[0]).total()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0), FORMATS, st.integers(1, 200))
 def test_an_edit_moves_a_few_chunks_wherever_it_is_and_however_long_the_text(
     seed: int, format_: str, length: int

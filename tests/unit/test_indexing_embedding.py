@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_pipelines.indexing.embedding import EmbeddingError, Vectors, embed_checked, packs
@@ -45,7 +45,6 @@ _TOKENIZER.enable_truncation(WATCHED.identity.max_tokens)
 
 
 @given(texts=st.lists(st.text(max_size=40).map(lambda text: text * 20), max_size=12))
-@settings(deadline=None)
 def test_vectors_come_in_the_order_of_the_texts_and_packs_keep_the_models_budget(
     texts: list[str],
 ) -> None:

@@ -399,19 +399,6 @@ def test_an_overgrown_log_is_set_aside(tmp_path: Path, monkeypatch: pytest.Monke
     assert log.with_suffix(".log.1").stat().st_size == 10_000_001
 
 
-def test_a_guard_is_up_in_a_moment(tmp_path: Path) -> None:
-    took = []
-    for _ in range(5):
-        began = time.monotonic()
-        subprocess.run(
-            [sys.executable, "-I", "-S", guard.__file__],
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-        took.append(time.monotonic() - began)
-    assert min(took) < 0.1
-
-
 def test_the_guard_reads_as_a_plain_file(tmp_path: Path) -> None:
     # Started by path with `-I -S`: an import from this project or site-packages would end it.
     program = textwrap.dedent(f"""
