@@ -1,4 +1,4 @@
-"""The values for Dagster's own chart make an instance that Dagster opens, with our launcher of runs.
+"""The values for Dagster's own chart make an instance that Dagster opens, with what is ours in it.
 
 Dagster's chart itself is not at hand: it writes these values into dagster.yaml in snake case.
 """
