@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from tests.cluster import binaries
+from tests.cluster.control_plane import ControlPlane
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CHART = DEPLOY / "chart"
@@ -44,6 +45,12 @@ def template(
     # libyaml, where there is one: there is a lot of it.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return [found for found in yaml.load_all(text, loader) if found]
+
+
+def release(control_plane: ControlPlane, command: str, *arguments: str | Path) -> str:
+    """`helm install`, `upgrade`, … of the tests' release, in a cluster."""
+    access = f"--kubeconfig={control_plane.kubeconfig}"
+    return _run(command, RELEASE, *arguments, access)
 
 
 def of_kind(objects: Sequence[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:

@@ -164,6 +164,8 @@ class Node:
             "enforceNodeAllocatable": [],
             "failCgroupV1": False,
             "failSwapOn": False,
+            # A changed Secret is in its pods so soon; by default it may take minutes.
+            "syncFrequency": "5s",
             "localStorageCapacityIsolation": False,
             "oomScoreAdj": 0,
             # Renewed every quarter of it.

@@ -25,6 +25,10 @@ _RESTRICTED = {
 }
 
 
+#: How every tool server is served.
+_SERVING = ("--host", "0.0.0.0", "--port", "8443", "--probes-port", "9090")
+
+
 @pytest.fixture(scope="module")
 def rendered() -> Mapping[str, list[dict[str, Any]]]:
     """The objects of every documented size."""
@@ -82,6 +86,40 @@ def test_a_field_that_does_not_exist_would_be_seen(neighbours: ControlPlane) -> 
             *("--namespace", _NAMESPACE, "-f", "-"),
             text=yaml.safe_dump(service),
         )
+
+
+def test_it_is_installed_upgraded_rolled_back_and_removed(neighbours: ControlPlane) -> None:
+    namespace = f"--namespace={_NAMESPACE}-life"
+    chart = (helm.CHART, namespace)
+    medium, large = (f"--values={DEPLOY / 'values' / f'{size}.yaml'}" for size in _SIZES[1:3])
+
+    def claimed() -> str:
+        wanted = ("resourceclaimtemplate", "qwen3-8b", "-o", "json")
+        return neighbours.kubectl("get", *wanted, namespace)
+
+    def deployments() -> set[str]:
+        printed = neighbours.kubectl("get", "deployments", "-o", "name", namespace)
+        return {line.removeprefix(f"deployment.apps/{RELEASE}-") for line in printed.split()}
+
+    notes = helm.release(neighbours, "install", *chart, "--create-namespace", medium)
+    assert "agent-pipelines-state, key url: STATE_DATABASE_URL" in notes
+    first = deployments()
+    assert {"search", "code-location", "exporter", "api", "qwen3-8b", "qwen3-8b-picker"} <= first
+    # A volume that is bound can grow; here nobody binds it.
+    as_it_was = ("--set=modelDefaults.weights.size=40Gi,modelDefaults.weights.storageClassName=",)
+    helm.release(neighbours, "upgrade", *chart, large, *as_it_was)
+    # What a template of claims says is immutable, and yet was changed.
+    assert '"a100-40"' in claimed()
+    assert deployments() - first == {
+        *("postgres", "llama-70b", "llama-70b-picker", "qwen3-8b-next", "qwen3-8b-next-picker")
+    }
+    helm.release(neighbours, "rollback", "1", namespace)
+    assert deployments() == first
+    assert '"a100-40"' not in claimed()
+    helm.release(neighbours, "uninstall", namespace)
+    assert deployments() == set()
+    # Hundreds of gigabytes are not downloaded again for a mistake.
+    assert "qwen3-8b-weights" in neighbours.kubectl("get", "pvc", "-o", "name", namespace)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +317,26 @@ def test_a_tool_server_is_a_deployment_that_loses_no_call_when_it_is_rolled(
         assert budget["selector"] == spec["selector"]
         (service,) = (found for key, found in of_kind(large, "Service").items() if key == name)
         assert service["spec"]["selector"] == spec["selector"]["matchLabels"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "served"),
+    [
+        (["server=my_package.orders"], ["my_package.orders", *_SERVING]),
+        (["stdio={npx,-y,orders}"], ["--stdio", *_SERVING, "--", "npx", "-y", "orders"]),
+    ],
+)
+def test_a_tool_server_of_ones_own_is_four_lines_of_values(
+    settings: list[str], served: list[str]
+) -> None:
+    given = [f"tools.orders.{setting}" for setting in ("enabled=true", *settings)]
+    found = helm.template(namespace=_NAMESPACE, settings=given)
+    (container,) = of_kind(found, "Deployment")["orders"]["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == ["agent-pipelines", "tools", *served]
+    # It loads no assets, and so is told no secret of theirs.
+    assert not [variable for variable in container["env"] if "valueFrom" in variable]
+    for kind in ("Service", "ServiceAccount", "PodDisruptionBudget", "Certificate"):
+        assert "orders" in of_kind(found, kind), kind
 
 
 def test_one_service_selects_one_deployment(large: list[dict[str, Any]]) -> None:

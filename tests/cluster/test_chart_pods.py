@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
 
 from agent_pipelines.agents.tools import ToolTransportError
 from agent_pipelines.local import ports
@@ -78,7 +80,11 @@ class Installed:
     def url(self, tool: str) -> str:
         """As agents are told it."""
         host = f"{helm.RELEASE}-{tool}.{_NAMESPACE}.svc"
-        return f"https://{host}:{self._ports[tool][8443]}/mcp"
+        return f"https://{host}:{self.port(tool)}/mcp"
+
+    def port(self, tool: str) -> int:
+        """Where it listens."""
+        return self._ports[tool][8443]
 
     def status(self, name: str) -> dict[str, Any]:
         found = self._control_plane.ask("GET", f"/api/v1/namespaces/{_NAMESPACE}/pods/{name}")
@@ -93,6 +99,13 @@ class Installed:
             for condition in status.get("conditions", ())
         )
 
+    def renew(self, name: str) -> Path:
+        """Do as cert-manager does before a certificate ends; the new one."""
+        found = helm.of_kind(self._objects, "Certificate")[name]
+        pair = self.authority.issue(f"{name}-renewed", *found["spec"]["dnsNames"], caller=name)
+        self._apply([self._certificate(found, *pair)])
+        return pair[0]
+
     def log(self, name: str) -> str:
         return self._control_plane.kubectl("logs", name, "-n", _NAMESPACE)
 
@@ -104,18 +117,20 @@ class Installed:
             yield _secret(name, text)
         for name, certificate in helm.of_kind(self._objects, "Certificate").items():
             if name != "ca":
-                cert, key = self.authority.issue(
-                    name, *certificate["spec"].get("dnsNames", ["client.invalid"]), caller=name
-                )
-                files = {"ca.crt": self.authority.pem, "tls.crt": cert, "tls.key": key}
-                text = {file: path.read_text() for file, path in files.items()}
-                yield _secret(certificate["spec"]["secretName"], text)
+                hosts = certificate["spec"].get("dnsNames", ["client.invalid"])
+                pair = self.authority.issue(name, *hosts, caller=name)
+                yield self._certificate(certificate, *pair)
         yield {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {"name": "dagster-instance"},
             "data": {"dagster.yaml": "telemetry: {enabled: false}\n"},
         }
+
+    def _certificate(self, certificate: Mapping[str, Any], cert: Path, key: Path) -> dict[str, Any]:
+        files = {"ca.crt": self.authority.pem, "tls.crt": cert, "tls.key": key}
+        text = {file: path.read_text() for file, path in files.items()}
+        return _secret(certificate["spec"]["secretName"], text)
 
     def _pod(self, name: str) -> dict[str, Any]:
         """The pod that the chart's Deployment, or Job, would make here."""
@@ -216,3 +231,18 @@ def test_an_agent_calls_a_tool_by_the_name_of_its_service(
     assert '"janitor"' in asyncio.run(call(**pair))
     with pytest.raises(ToolTransportError, match="certificate"):
         asyncio.run(call())
+
+
+def test_a_renewed_certificate_is_served_by_the_pod_that_runs(installed: Installed) -> None:
+    until(lambda: installed.ready("kubernetes"), _READY_SECONDS, "the tool server is ready")
+    before = installed.status("kubernetes")["containerStatuses"][0]
+    address = ("127.0.0.1", installed.port("kubernetes"))
+    renewed = x509.load_pem_x509_certificate(installed.renew("kubernetes").read_bytes())
+
+    def served() -> bool:
+        shown = ssl.get_server_certificate(address, timeout=10).encode()
+        return x509.load_pem_x509_certificate(shown).serial_number == renewed.serial_number
+
+    assert not served()
+    until(served, 120, "kubelet and the server have taken it up")
+    assert installed.status("kubernetes")["containerStatuses"][0] == before
