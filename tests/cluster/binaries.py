@@ -53,7 +53,9 @@ class NodeBinaries:
 
 
 def obtain() -> None:
-    """Everything that this machine can have; what it cannot have is said."""
+    """Everything that this machine can have, but for what slow tests alone need; what it cannot
+    have is said.
+    """
     try:
         kube_all()
         helm()
@@ -141,6 +143,21 @@ def helm(progress: Progress = print, environ: Mapping[str, str] = os.environ) ->
         )
 
     return once(f"Helm {HELM}", cache() / f"helm-{HELM}", build, progress, environ) / "helm"
+
+
+def endpoint_picker(progress: Progress = print, environ: Mapping[str, str] = os.environ) -> Path:
+    """The endpoint picker of the gateway API's inference extension, for slow tests alone.
+
+    Raises:
+        UserError: Go does not build it.
+    """
+    source = _SOURCE / "endpoint-picker"
+
+    def build(program: Path, folder: Path) -> None:
+        _go_build(program, source, folder / "endpoint-picker", "", progress, environ)
+
+    kept = cache() / f"endpoint-picker-{_digest(source)}"
+    return once("the endpoint picker", kept, build, progress, environ) / "endpoint-picker"
 
 
 def no_node_because() -> str | None:
