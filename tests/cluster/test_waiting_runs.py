@@ -16,7 +16,7 @@ from dagster._core.code_pointer import FileCodePointer
 from dagster._core.launcher import LaunchRunContext
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 
-from agent_pipelines.components.waiting_runs import waiting_runs
+from agent_pipelines.components import waiting_runs
 from agent_pipelines.health.machinery import runs_scheduled
 from agent_pipelines.health.orchestration import Waiting
 from agent_pipelines.health.signal import State
@@ -117,7 +117,7 @@ def test_its_events_say_it_once_and_again_when_it_changes(
     def tick() -> None:
         nonlocal cursor
         with dg.build_sensor_context(instance=instance, cursor=cursor) as context:
-            waiting_runs(context)
+            waiting_runs.waiting_runs(context)
             cursor = context.cursor
 
     # The claim's template does not exist yet.
@@ -168,6 +168,13 @@ def test_a_pod_that_the_cluster_does_not_let_in(
     one = waiting(instance, "FailedCreate")
     assert (one.run, one.pod) == (run, None)
     assert "exceeded quota: full" in one.message
+
+
+def test_somebody_looks_where_the_code_location_is_a_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert not waiting_runs.build().sensors
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    assert [sensor.name for sensor in waiting_runs.build().sensors or ()] == [waiting_runs.NAME]
 
 
 _CLAIMS_A_DEVICE = {
