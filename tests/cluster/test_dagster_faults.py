@@ -72,17 +72,16 @@ def test_without_an_api_server_a_batch_goes_on_and_none_is_started_twice(
 
 def test_a_batch_without_a_gpu_waits_in_the_queue_and_says_so(indexed: Product) -> None:
     before = ask_anew(indexed, "should be")
-    indexed.standin.delay(4.0)
+    indexed.standin.delay(15.0)
     first = indexed.ui.launch("triage_batch")
     until(lambda: len(indexed.standin.asked) > before, 120, "it has begun")
     indexed.ask("And what now?", agent="report")
     second = indexed.ui.launch("report_batch")
 
-    def why() -> str:
-        pod = indexed.pod_of(second)
-        return indexed.events(pod["metadata"]["name"]) if pod else ""
-
-    until(lambda: "cannot allocate all claims" in why(), 60, "its pod says why it waits")
+    until(
+        lambda: "cannot allocate all claims" in indexed.ui.log(second),
+        *(90, "the UI says why it waits"),
+    )
     assert indexed.ui.run(first).status == "STARTED"
     assert indexed.ui.run(second).status == "STARTING"
     indexed.standin.delay(0.0)
@@ -131,7 +130,6 @@ def test_a_tool_server_that_dies_is_waited_for_and_leaves_the_other_as_it_was(
         return +found
 
     well, ill = batch("ought to be"), batch("cannot be")
-    print(f"well: {well}\nill: {ill}")
     assert {outcome for server, outcome, _ in ill if server == "kubernetes"} > {"ok"}
     for calls in (well, ill):
         assert {outcome for server, outcome, _ in calls if server == "search"} == {"ok"}
