@@ -48,11 +48,11 @@ def until(condition: Callable[[], _T], seconds: float, what: str) -> _T:
             raise AssertionError(f"not within {seconds:.0f} s: {what}")
         time.sleep(_POLL_SECONDS)
         before, since = time.monotonic(), before
-        left -= (before - since) / _crowd()
+        left -= (before - since) / crowd()
     return found
 
 
-def _crowd() -> float:
+def crowd() -> float:
     """How many want each processor, of the last minute; 1 at least."""
     return min(max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)), _CROWD)
 
