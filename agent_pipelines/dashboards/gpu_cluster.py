@@ -69,15 +69,11 @@ def build() -> Dashboard:
                     unit="short",
                 ),
                 series(
-                    "Seconds from pending to a node, p95",
-                    "How long pods waited for their place, retries included.",
-                    {
-                        "p95": (
-                            "histogram_quantile(0.95, sum by (le) "
-                            "(rate(scheduler_pod_scheduling_sli_duration_seconds_bucket[15m])))"
-                        )
-                    },
-                    unit="s",
+                    "Attempts to place a pod",
+                    "What the scheduler's attempts came to; unschedulable ones are made again when "
+                    "something has changed.",
+                    {"{{result}}": "sum by (result) (rate(scheduler_schedule_attempts_total[5m]))"},
+                    unit="reqps",
                 ),
                 series(
                     "Runs' pods by phase",

@@ -121,8 +121,12 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
                     trust_env=False,
                 )
                 assert asked.status_code == 200, asked.text
-                done = 'sum(agent_pipelines_batch_rows{outcome="ok"})'
-                until(lambda: running.query(done)[0]["value"][1] == "1", 90, "the batch is seen")
+                for what in (
+                    'agent_pipelines_batch_rows{outcome="ok"} > 0',
+                    'rate(agent_api_task_duration_seconds_count{agent="oncall"}[5m]) > 0',
+                    'rate(agent_pipelines_tool_call_total{server="search"}[5m]) > 0',
+                ):
+                    until(partial(running.query, what), 90, f"it is seen: {what}")
                 yield running
 
 
