@@ -148,7 +148,13 @@ class ControlPlane:
                     *(_WATCHES_NODES if self._watches_nodes else _TRUSTS_NODES),
                 ),
             ),
-            ("kube-scheduler", scheduler, ()),
+            (
+                "kube-scheduler",
+                scheduler,
+                # What missed the event that would have it tried again is tried again in seconds,
+                # not in five minutes.
+                ("--pod-max-in-unschedulable-pods-duration=10s",),
+            ),
         ):
             access = self.write_kubeconfig(name, self.keys.issue(f"system:{name}"))
             self._run(
