@@ -148,13 +148,7 @@ class ControlPlane:
                     *(_WATCHES_NODES if self._watches_nodes else _TRUSTS_NODES),
                 ),
             ),
-            (
-                "kube-scheduler",
-                scheduler,
-                # What missed the event that would have it tried again is tried again in seconds,
-                # not in five minutes.
-                ("--pod-max-in-unschedulable-pods-duration=10s",),
-            ),
+            ("kube-scheduler", scheduler, ()),
         ):
             access = self.write_kubeconfig(name, self.keys.issue(f"system:{name}"))
             self._run(

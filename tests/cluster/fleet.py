@@ -152,7 +152,16 @@ class Fleet:
 
     def until(self, condition: Callable[[Mapping[str, Objects]], _T], what: str) -> _T:
         """The first true value of a condition on `pods` and `claims`, by name."""
-        return self._watch.until(condition, _SECONDS, lambda: what)
+        return self._watch.until(condition, _SECONDS, lambda: f"{what}: {self._why()}")
+
+    def _why(self) -> dict[str, object]:
+        """What is said of pods that have no node."""
+        pods = self._cluster.ask("GET", self._pods)["items"]
+        return {
+            pod["metadata"]["name"]: pod["status"].get("conditions")
+            for pod in pods
+            if "nodeName" not in pod["spec"]
+        }
 
     def end(self) -> None:
         """Everything of it goes."""

@@ -47,6 +47,10 @@ def account(control_plane: ControlPlane) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBECONFIG", str(control_plane.write_kubeconfig("janitor", token)))
         yield
+    # A pod that waits would take the first device that a later test makes.
+    everything = ("jobs,pods", "--all", "--force", "--grace-period=0")
+    control_plane.kubectl("delete", *everything, "-n", _NAMESPACE)
+    until(lambda: not _names(control_plane, _CLAIMS), 60, "nobody waits for a device")
 
 
 @pytest.fixture
