@@ -102,22 +102,21 @@ def _delete(api: Any, job: Any) -> None:
 
 
 def _cluster() -> Any:
-    """A client of the cluster of KUBECONFIG, else of the one that this pod runs in."""
-    from kubernetes import client, config
+    """A client of the cluster of KUBECONFIG, else of the one that this pod runs in.
 
-    configuration = client.Configuration()
-    kubeconfig = os.environ.get("KUBECONFIG")
-    try:
-        if kubeconfig:
-            config.load_kube_config(kubeconfig, None, configuration, persist_config=False)
-        else:
-            config.load_incluster_config(configuration)
-    except (config.ConfigException, OSError) as error:
-        raise UserError(
-            f"no cluster is to be found: {error}",
+    Never of ~/.kube/config: what is deleted is not to be in whichever cluster somebody used last.
+    """
+    from kubernetes import client
+
+    from agent_pipelines.toolservers.kubernetes.api import configured
+
+    return client.ApiClient(
+        configured(
+            os.environ.get("KUBECONFIG") or None,
+            otherwise="KUBECONFIG is not set, and this is no pod",
             remedy="set KUBECONFIG, or run this in a pod that has a token of its service account",
-        ) from error
-    return client.ApiClient(configuration)
+        )
+    )
 
 
 @contextmanager

@@ -111,27 +111,43 @@ def connected() -> Iterator[Api]:
         UserError: there is neither, or it cannot be used.
     """
     # A second, and only for whoever serves these tools.
-    from kubernetes import client, config
+    from kubernetes import client
 
-    configuration = client.Configuration()
     kubeconfig = os.environ.get("KUBECONFIG") or _KUBECONFIG
-    try:
-        if "KUBECONFIG" in os.environ or Path(kubeconfig).expanduser().exists():
-            where = f"KUBECONFIG {kubeconfig}"
-            config.load_kube_config(kubeconfig, None, configuration, persist_config=False)
-        else:
-            where = f"there is no {kubeconfig}, KUBECONFIG is not set, and this is no pod"
-            config.load_incluster_config(configuration)
-    except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"no Kubernetes API server can be found: {where}: {error}", remedy=_REMEDY
-        ) from error
+    there = "KUBECONFIG" in os.environ or Path(kubeconfig).expanduser().exists()
+    configuration = configured(
+        kubeconfig if there else None,
+        otherwise=f"there is no {kubeconfig}, KUBECONFIG is not set, and this is no pod",
+        remedy=_REMEDY,
+    )
     configuration.connection_pool_maxsize = CONCURRENT
     api = Api(client.ApiClient(configuration))
     try:
         yield api
     finally:
         api.close()
+
+
+def configured(kubeconfig: str | None, *, otherwise: str, remedy: str) -> Any:
+    """A `kubernetes.client.Configuration` of this file, else of the cluster that this pod runs in.
+
+    Raises:
+        UserError: it cannot be used, or there is neither; ``otherwise`` says the latter.
+    """
+    from kubernetes import client, config
+
+    configuration = client.Configuration()
+    try:
+        if kubeconfig is None:
+            config.load_incluster_config(configuration)
+        else:
+            config.load_kube_config(kubeconfig, None, configuration, persist_config=False)
+    except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+        where = otherwise if kubeconfig is None else f"KUBECONFIG {kubeconfig}"
+        raise UserError(
+            f"no Kubernetes API server can be found: {where}: {error}", remedy=remedy
+        ) from error
+    return configuration
 
 
 def _message(body: bytes) -> str:
