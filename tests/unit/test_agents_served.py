@@ -97,10 +97,8 @@ class Scripted:
         return reading.load if reading else None
 
 
-def test_a_batch_sees_the_most_that_waited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent_pipelines.agents.served._LOOK_EVERY", 0.001)
-    idle, busy, after = read("idle"), read("busy"), read("after")
-    seen = Scripted(idle, idle, busy, None, after)
+def watched(seen: Scripted) -> Served:
+    """What a batch sees that lasts until the last reading."""
 
     async def main() -> Served | None:
         async with observed(seen) as observation:
@@ -110,6 +108,15 @@ def test_a_batch_sees_the_most_that_waited(monkeypatch: pytest.MonkeyPatch) -> N
 
     served = asyncio.run(main())
     assert served is not None
+    return served
+
+
+def test_a_batch_sees_the_most_that_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent_pipelines.agents.served._LOOK_EVERY", 0.001)
+    idle, busy, after = read("idle"), read("busy"), read("after")
+    seen = Scripted(idle, idle, busy, None, after)
+
+    served = watched(seen)
     assert served.most_waiting == busy.load.waiting
     assert served.counters == after.counters.since(idle.counters)
     assert served.prefix_hit_rate == pytest.approx(
@@ -129,14 +136,7 @@ def test_a_server_that_is_started_anew_meanwhile_loses_nothing(
 
     seen = Scripted(at(100, 9_000), at(130, 9_500), None, at(5, 80), at(25, 380))
 
-    async def main() -> Served | None:
-        async with observed(seen) as observation:
-            while len(seen._readings) > 1:
-                await asyncio.sleep(0.001)
-        return observation.served
-
-    served = asyncio.run(main())
-    assert served is not None
+    served = watched(seen)
     assert served.counters.generated == 500 + 80 + 300
     assert (served.counters.ttft.count, served.counters.ttft.mean) == (30 + 5 + 20, 0.5)
 
